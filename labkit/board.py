@@ -1,0 +1,314 @@
+"""How are the parts of one machine wired, started and stopped?
+
+The board owns every thread, fd and mapping of a machine. It never refers to the Machine the user holds, so that a
+forgotten Machine can be collected and the board closed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from labkit import cpu as cpus
+from labkit.abi import NUMBERS, PORT_EXIT, QUEUE_MAX
+from labkit.cpu.entry import Entry, lab_entry, multiboot_entry
+from labkit.errors import GuestError, HostError
+from labkit.loader import Image
+from labkit.memory import GuestMemory
+from labkit.native import ffi, lib
+from labkit.owner import Owner
+from labkit.pc import firmware
+from labkit.pc.bus import Bus
+from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
+from labkit.pc.ports import ConsolePort, ExitPort
+from labkit.runstate import RunState
+from labkit.trace.events import Cause, Kind, Run, State
+from labkit.trace.feed import Feed
+from labkit.virtio.devices.base import Device
+from labkit.virtio.notifier import Situation
+from labkit.virtio.proxy import Proxy
+
+STOP_TIMEOUT_MS = 5000  # a vCPU comes out of the guest within a millisecond; this is for a machine gone wrong
+PORTS_SIZE, MMIO_SIZE = 1 << 16, 1 << 52
+EXIT_REASONS = {lib.KVM_EXIT_SHUTDOWN: "triple fault", lib.KVM_EXIT_FAIL_ENTRY: "the CPU refused the guest's state"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build. `model` is opened by the caller and closed with the board."""
+
+    model: Device
+    image: Image
+    command_line: str
+    cpu: str
+    vcpus: int
+    memory_mib: int
+    revision: str
+    ioeventfd: bool
+
+
+class Board:
+    """Memory, CPUs, buses, device, iothread and owner thread of one machine."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self.plan, self.name = plan, name
+        self.crash: GuestError | HostError | None = None
+        self.exit_code: int | None = None
+        self._threads: list[threading.Thread] = []
+        self._undo: list[Callable[[], None]] = [plan.model.close]
+        try:
+            self._build()
+            self.owner = Owner(name)
+            self._undo.append(self.owner.stop)
+            self._start_threads()
+        except BaseException:
+            self._tear_down()
+            raise
+
+    # -- building, and the undoing of each part right beside it ---------------------------------------------------------
+
+    def _build(self) -> None:
+        plan, undo = self.plan, self._undo
+        self.memory = GuestMemory(plan.memory_mib)
+        undo.append(self.memory.close)
+        self.feed = Feed(self.memory.native)
+        undo.append(self.feed.keep)
+        self.runstate = RunState(self.feed)
+        self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus)
+        undo.append(self.cpu.close)
+        self.loop = _not_null(lib.lk_loop_new(self.memory.native), "epoll_create1")
+        undo.append(lambda: lib.lk_loop_free(self.loop))
+        device = _not_null(lib.lk_device_new(self.memory.native, plan.model.kind), "malloc")
+        self.device = ffi.gc(device, lib.lk_device_free)  # views may outlive the machine
+        plan.model.attach(self.device)
+        self._build_pc()
+        for vcpu in self.cpu.vcpus:
+            vcpu.native.device = self.device
+        self._power_on()
+
+    def _build_pc(self) -> None:
+        plan = self.plan
+        self.ports, self.mmio, self.pci = Bus(PORTS_SIZE), Bus(MMIO_SIZE), PciBus()
+        self.ports.claim(MECHANISM_PORTS, self.pci)
+        self.ports.claim(range(NUMBERS["PORT_CONSOLE"], NUMBERS["PORT_CONSOLE"] + 1), ConsolePort())
+        self.ports.claim(range(PORT_EXIT, PORT_EXIT + 4), ExitPort(self._guest_exits))
+        self.pci.functions[0] = host_bridge(self.ports, self.mmio)
+        self.proxy = Proxy(
+            plan.model,
+            self.device,
+            self.memory,
+            (self.ports, self.mmio),
+            self.cpu,
+            self.loop,
+            self.feed,
+            revision=plan.revision,
+            ioeventfd=plan.ioeventfd,
+        )
+        self._undo.append(self._remove_device)
+        self.pci.functions[NUMBERS["VIRTIO_SLOT"]] = self.proxy
+        self.runstate.listen(self._state_changed)
+
+    def _remove_device(self) -> None:
+        self.runstate.forget(self._state_changed)
+        with self.locked():
+            self.proxy.close()
+
+    def _start_threads(self) -> None:
+        if lib.lk_install_signal() < 0:
+            raise HostError("sigaction", -lib.lk_install_signal(), "the signal labkit uses is taken")
+        self._start(self._run_loop, "iothread")
+        for vcpu in self.cpu.vcpus:
+            self._start(partial(self._run_vcpu, vcpu.native), f"vcpu{vcpu.index}")
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=f"{self.name}-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """In the owner thread: stop everything, release everything, in reverse order of building."""
+        if self.runstate.state is State.CLOSED:
+            return
+        self._stop_vcpus()
+        with self.locked():
+            self.runstate.change(State.CLOSED)
+        self._tear_down()
+
+    def _tear_down(self) -> None:
+        for vcpu in getattr(self, "cpu", _NO_CPU).vcpus:
+            lib.lk_vcpu_ask(vcpu.native, lib.ASK_QUIT)
+        if hasattr(self, "loop"):
+            lib.lk_loop_stop(self.loop)
+        for thread in self._threads:
+            thread.join()
+        while self._undo:
+            self._undo.pop()()
+
+    # -- what the owner thread does -------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """vCPUs out of the guest, then the listeners: STOP (R10)."""
+        if self.runstate.running:
+            self._stop_vcpus()
+            with self.locked():
+                self.runstate.change(State.PAUSED)
+
+    def resume(self) -> None:
+        """The listeners: START if DRIVER_OK (R10); then the vCPUs go on."""
+        if self.runstate.state is State.PAUSED:
+            with self.locked():
+                self.runstate.change(State.RUNNING)
+                self._run_unfinished()
+            self._release_vcpus()
+
+    def reset(self) -> None:
+        """As the reset button: device (R7), PCI, vCPUs and the guest's image; other memory stays as it is."""
+        runs_again = self.runstate.state is not State.PAUSED
+        self._stop_vcpus()
+        with self.locked():
+            self.proxy.reset()
+            self.pci.reset()
+            lib.lk_console_clear(self.memory.native)
+            self.crash = self.exit_code = None
+            self._power_on()
+            if runs_again:
+                self.runstate.change(State.RUNNING)
+        for vcpu in self.cpu.vcpus:
+            lib.lk_step_forget(vcpu.native)
+        if runs_again:
+            self._release_vcpus()
+
+    def look_at(self, vcpu: int) -> dict[str, int]:
+        """Registers of a vCPU; a running guest is taken out and put back, and no rule hears of it."""
+        self._stop_vcpus()
+        registers = self.cpu.vcpus[vcpu].registers()
+        if self.runstate.running:
+            self._release_vcpus()
+        return registers
+
+    def end(self, state: State) -> None:
+        """The guest has crashed or exited: stop what is left, and tell the listeners."""
+        if self.runstate.state in (State.RUNNING, State.PAUSED):
+            self._stop_vcpus()
+            with self.locked():
+                self.runstate.change(state)
+
+    def _power_on(self) -> None:
+        """Memory and registers as the firmware leaves them."""
+        plan, memory = self.plan, self.memory
+        for segment in plan.image.segments:
+            memory.write(segment.gpa, segment.data.ljust(segment.size, b"\0"))
+        info = firmware.write_multiboot_info(memory, plan.command_line)
+        if plan.image.lab:
+            firmware.write_page_tables(memory)
+        firmware.assign_bars(self.proxy)
+        for vcpu in self.cpu.vcpus:
+            vcpu.enter(self._entry(vcpu.index, info))
+
+    def _entry(self, index: int, info_gpa: int) -> Entry:
+        image = self.plan.image
+        if image.lab:
+            return lab_entry(image.entry, index, self.plan.vcpus, info_gpa)
+        return multiboot_entry(image.entry, index, info_gpa)
+
+    def _stop_vcpus(self) -> None:
+        self.device.stopping = 1
+        for vcpu in self.cpu.vcpus:
+            lib.lk_vcpu_ask(vcpu.native, lib.ASK_STOP)
+        for vcpu in self.cpu.vcpus:
+            if not lib.lk_vcpu_wait_stopped(vcpu.native, STOP_TIMEOUT_MS):
+                raise HostError("KVM_RUN", 110, f"vCPU {vcpu.index} did not come out of the guest")
+        self.device.stopping = 0
+
+    def _release_vcpus(self) -> None:
+        for vcpu in self.cpu.vcpus:
+            lib.lk_vcpu_ask(vcpu.native, lib.ASK_RUN)
+
+    def _run_unfinished(self) -> None:
+        for queue in range(QUEUE_MAX):
+            if self.device.vq[queue].unfinished:
+                lib.lk_queue_run(self.device, queue, Run.RESUME)
+
+    def _state_changed(self, running: bool) -> None:
+        self.proxy.notifiers.happens(Situation(Cause.RESUME if running else Cause.PAUSE))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The big lock: device work, register writes, rules. Never taken twice by one thread."""
+        lib.lk_lock_take(self.memory.native)
+        try:
+            yield
+        finally:
+            lib.lk_lock_release(self.memory.native)
+
+    # -- what the vCPU threads and the iothread do ------------------------------------------------------------------------
+
+    def _run_loop(self) -> None:
+        result = lib.lk_loop_run(self.loop)
+        if result < 0:
+            self._host_failed(HostError("epoll_wait", -result))
+
+    def _run_vcpu(self, vcpu: Any) -> None:
+        """Whatever the C core does not serve comes up here: registers, PCI, MMIO, and the guest's end."""
+        while (left := lib.lk_vcpu_run(vcpu)) != lib.LEFT_QUIT:
+            try:
+                if left == lib.LEFT_CRASH:
+                    self._guest_crashes(vcpu)
+                else:
+                    with self.locked():
+                        self._access(vcpu.exit)
+            except Exception as error:  # a fault of ours must not look like a guest that hangs
+                self._host_failed(error)
+
+    def _access(self, left: Any) -> None:
+        bus, address = (self.ports, left.port) if left.kind == lib.LEFT_IO else (self.mmio, left.gpa)
+        width = left.width
+        data = ffi.buffer(left.data, width * left.count)
+        for at in range(0, len(data), width):
+            if left.write:
+                bus.write(address, width, int.from_bytes(data[at : at + width], "little"))
+            else:
+                data[at : at + width] = bus.read(address, width).to_bytes(width, "little")
+
+    def _guest_crashes(self, vcpu: Any) -> None:
+        """Say where, and let the owner thread stop the rest. This thread stays out of the guest until a reset."""
+        registers = self.cpu.vcpus[vcpu.index].registers()
+        reason, rip = vcpu.exit.reason, registers["rip"]
+        text = EXIT_REASONS.get(reason, f"exit reason {reason}, detail {vcpu.exit.detail:#x}")
+        self.crash = GuestError(f"vCPU {vcpu.index} crashed at rip={rip:#x}: {text}")
+        self.feed.emit(Kind.CRASH, -1, reason, rip, vcpu.index)
+        self.owner.submit(lambda: self.end(State.CRASHED))
+
+    def _guest_exits(self, code: int) -> None:
+        """Port 0xf4. No vCPU enters the guest again."""
+        self._retire_vcpus()
+        self.exit_code = code
+        self.feed.emit(Kind.EXIT, -1, code)
+        self.owner.submit(lambda: self.end(State.EXITED))
+
+    def _retire_vcpus(self) -> None:
+        """Asks only: the thread that calls may be one of them."""
+        for vcpu in self.cpu.vcpus:
+            lib.lk_vcpu_retire(vcpu.native)
+
+    def _host_failed(self, error: Exception) -> None:
+        self._retire_vcpus()
+        self.crash = error if isinstance(error, HostError) else HostError(f"labkit itself: {error!r}", 5)
+        self.owner.submit(lambda: self.end(State.CRASHED))
+
+
+class _NoCpu:
+    vcpus: tuple[()] = ()
+
+
+_NO_CPU = _NoCpu()
+
+
+def _not_null(pointer: Any, call: str) -> Any:
+    if pointer == ffi.NULL:
+        raise HostError(call, ffi.errno)
+    return pointer

@@ -1,0 +1,63 @@
+"""Who executes the guest? One protocol; `choose` takes the back end that can run here and says which it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from labkit.cpu.entry import Entry
+from labkit.errors import UsageError
+from labkit.memory import GuestMemory
+
+Message = tuple[int, int]  # address and data of an MSI
+
+
+class Vcpu(Protocol):
+    """One virtual CPU. `native` is its lk_vcpu in the C core, which the vCPU thread runs in."""
+
+    native: Any
+    index: int
+
+    def enter(self, entry: Entry) -> None:
+        """Set the registers a guest starts with, and forget interrupts and halts. The vCPU must be stopped."""
+
+    def registers(self) -> dict[str, int]:
+        """General registers by name. The vCPU must be stopped."""
+
+
+class Cpu(Protocol):
+    """A back end: virtual CPUs on guest memory, ioeventfds, MSI by irqfd."""
+
+    name: str
+    vcpus: Sequence[Vcpu]
+    tsc_khz: int
+
+    def assign(self, port: int, length: int, value: int, fd: int) -> None:
+        """Let a write of `value`, `length` bytes, to `port` signal `fd`. HostError: EEXIST, ENOSPC, EINVAL."""
+
+    def deassign(self, port: int, length: int, value: int, fd: int) -> None:
+        """Undo exactly that; returns when no vCPU can still signal. HostError: ENOENT."""
+
+    def bind_vector(self, vector: int, fd: int) -> None:
+        """Let a write to `fd` deliver message `vector` of the routing table."""
+
+    def route(self, messages: Sequence[Message]) -> None:
+        """Replace the routing table: message n for vector n."""
+
+    def statistics(self) -> dict[str, int]:
+        """The back end's own counters, summed over the vCPUs."""
+
+    def close(self) -> None:
+        """Release everything; idempotent. The vCPU threads are gone by then."""
+
+
+BACK_ENDS = ("auto", "kvm")
+
+
+def choose(name: str, memory: GuestMemory, vcpus: int) -> Cpu:
+    """Open back end `name`; "auto" is KVM, the only one so far. HostError if the host cannot, with the mend."""
+    if name not in BACK_ENDS:
+        raise UsageError(f"cpu={name!r}: this version knows {', '.join(BACK_ENDS)}")
+    from labkit.cpu.kvm import Kvm
+
+    return Kvm(memory, vcpus)

@@ -1,0 +1,230 @@
+"""How is a guest run by the Linux kernel? The KVM ioctls, each error with its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from labkit.cpu import Message
+from labkit.cpu.entry import CODE_SELECTOR, DATA_SELECTOR, Entry
+from labkit.cpu.statistics import read_statistics
+from labkit.errors import HostError
+from labkit.memory import GuestMemory
+from labkit.native import ffi, lib
+
+DEVICE = "/dev/kvm"
+TSS_GPA = 0xFFFBD000  # three pages Intel hosts need; in the hole below 4 GiB
+IOAPIC_PINS = 24
+CPUID_ENTRIES = 256
+CODE_TYPE, DATA_TYPE, TSS_TYPE = 11, 3, 11  # execute/read/accessed, read/write/accessed, busy TSS
+LEAF_FEATURES, LEAF_TOPOLOGY = 1, 0xB
+
+REQUIRED = {
+    "KVM_CAP_USER_MEMORY": "guest memory",
+    "KVM_CAP_SPLIT_IRQCHIP": "a local APIC in the kernel, without the slow full irqchip",
+    "KVM_CAP_IOEVENTFD": "kicks by eventfd",
+    "KVM_CAP_IRQFD": "interrupts by eventfd",
+    "KVM_CAP_IRQ_ROUTING": "MSI routes",
+    "KVM_CAP_IMMEDIATE_EXIT": "getting a vCPU out without losing a signal",
+}
+
+
+def ioctl(fd: int, name: str, argument: Any = None) -> int:
+    """An ioctl by its name, with a struct or a number. HostError names it."""
+    if isinstance(argument, int) or argument is None:
+        result = lib.lk_ioctl_value(fd, getattr(lib, name), argument or 0)
+    else:
+        result = lib.lk_ioctl(fd, getattr(lib, name), argument)
+    if result < 0:
+        raise HostError(name, -result)
+    return int(result)
+
+
+def open_device() -> int:
+    """Open /dev/kvm. HostError says what is missing: the device or the permission."""
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError as error:
+        hint = "ask for access: sudo usermod -aG kvm $USER, then log in again"
+        raise HostError(f"open({DEVICE})", error.errno or 0, hint) from error
+    except OSError as error:
+        hint = "no KVM here: load kvm_intel or kvm_amd, or pass --device /dev/kvm to the container"
+        raise HostError(f"open({DEVICE})", error.errno or 0, hint) from error
+
+
+@cache
+def _host_cpuid() -> Any:
+    """What this host's KVM supports, asked once a process: the slowest ioctl of a boot."""
+    device = open_device()
+    try:
+        cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": CPUID_ENTRIES, "entries": CPUID_ENTRIES})
+        ioctl(device, "KVM_GET_SUPPORTED_CPUID", cpuid)
+    finally:
+        os.close(device)
+    return cpuid
+
+
+@cache
+def _run_page_bytes() -> int:
+    device = open_device()
+    try:
+        return ioctl(device, "KVM_GET_VCPU_MMAP_SIZE")
+    finally:
+        os.close(device)
+
+
+class Kvm:
+    """A virtual machine of KVM with a split irqchip: local APICs in the kernel, MSI only."""
+
+    name = "kvm"
+
+    def __init__(self, memory: GuestMemory, vcpus: int) -> None:
+        self.vcpus: list[KvmVcpu] = []
+        self._fd = -1
+        device = open_device()
+        try:
+            self._fd = ioctl(device, "KVM_CREATE_VM")
+            self._set_up(memory)
+            for index in range(vcpus):
+                self.vcpus.append(KvmVcpu(self._fd, memory, index))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(device)
+        self.tsc_khz = ioctl(self.vcpus[0].fd, "KVM_GET_TSC_KHZ")
+
+    def _set_up(self, memory: GuestMemory) -> None:
+        ioctl(self._fd, "KVM_SET_TSS_ADDR", TSS_GPA)
+        split = ffi.new("struct kvm_enable_cap *", {"cap": lib.KVM_CAP_SPLIT_IRQCHIP, "args": [IOAPIC_PINS]})
+        ioctl(self._fd, "KVM_ENABLE_CAP", split)
+        region = {"memory_size": memory.size_bytes, "userspace_addr": int(ffi.cast("uintptr_t", memory.native.memory.host))}
+        ioctl(self._fd, "KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", region))
+
+    def assign(self, port: int, length: int, value: int, fd: int) -> None:
+        """KVM_IOEVENTFD: this exact write signals `fd` and the vCPU goes on."""
+        self._ioeventfd(port, length, value, fd, 0)
+
+    def deassign(self, port: int, length: int, value: int, fd: int) -> None:
+        """The same tuple with DEASSIGN; the kernel waits until no vCPU can still signal."""
+        self._ioeventfd(port, length, value, fd, lib.KVM_IOEVENTFD_FLAG_DEASSIGN)
+
+    def _ioeventfd(self, port: int, length: int, value: int, fd: int, more: int) -> None:
+        flags = lib.KVM_IOEVENTFD_FLAG_DATAMATCH | lib.KVM_IOEVENTFD_FLAG_PIO | more
+        kick = {"addr": port, "len": length, "datamatch": value, "fd": fd, "flags": flags}
+        ioctl(self._fd, "KVM_IOEVENTFD", ffi.new("struct kvm_ioeventfd *", kick))
+
+    def bind_vector(self, vector: int, fd: int) -> None:
+        """KVM_IRQFD: GSI n of the routing table stands for vector n."""
+        ioctl(self._fd, "KVM_IRQFD", ffi.new("struct kvm_irqfd *", {"fd": fd, "gsi": vector}))
+
+    def route(self, messages: Sequence[Message]) -> None:
+        """KVM_SET_GSI_ROUTING: the whole table at once; costs the kernel a grace period."""
+        addresses = [address for address, _ in messages]
+        result = lib.lk_set_msi_routes(self._fd, len(messages), addresses, [data for _, data in messages])
+        if result < 0:
+            raise HostError("KVM_SET_GSI_ROUTING", -result)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters of KVM_GET_STATS_FD, summed over the vCPUs: exits, io_exits, halt_exits, irq_injections ..."""
+        total: dict[str, int] = {}
+        for vcpu in self.vcpus:
+            fd = ioctl(vcpu.fd, "KVM_GET_STATS_FD")
+            try:
+                for name, value in read_statistics(fd).items():
+                    total[name] = total.get(name, 0) + value
+            finally:
+                os.close(fd)
+        return total
+
+    def close(self) -> None:
+        """Close vCPUs and VM; the kernel drops every registration with the VM."""
+        while self.vcpus:
+            self.vcpus.pop().close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class KvmVcpu:
+    """One vCPU: its file, its run page, and its lk_vcpu in the C core."""
+
+    def __init__(self, vm_fd: int, memory: GuestMemory, index: int) -> None:
+        self.index = index
+        self._page: Any = ffi.NULL
+        self.native: Any = ffi.NULL
+        self.fd = ioctl(vm_fd, "KVM_CREATE_VCPU", index)
+        try:
+            self._page = lib.lk_map_shared(self.fd, _run_page_bytes())
+            if self._page == ffi.NULL:
+                raise HostError("mmap(vcpu)", ffi.errno)
+            self.native = lib.lk_vcpu_new(memory.native, index, self.fd, self._page)
+            ioctl(self.fd, "KVM_SET_CPUID2", self._cpuid())
+            self._fresh = self._save()
+        except BaseException:
+            self.close()
+            raise
+
+    def _cpuid(self) -> Any:
+        """The host's CPUID with this vCPU's APIC id in it."""
+        cpuid = _host_cpuid()
+        for i in range(cpuid.nent):
+            entry = cpuid.entries[i]
+            if entry.function == LEAF_FEATURES:
+                entry.ebx = entry.ebx & 0x00FFFFFF | self.index << 24
+            elif entry.function == LEAF_TOPOLOGY:
+                entry.edx = self.index
+        return cpuid
+
+    def _save(self) -> dict[str, Any]:
+        """State of a vCPU nobody has run yet: what a reset goes back to."""
+        state = {
+            "KVM_{}_SREGS": ffi.new("struct kvm_sregs *"),
+            "KVM_{}_LAPIC": ffi.new("struct kvm_lapic_state *"),
+            "KVM_{}_VCPU_EVENTS": ffi.new("struct kvm_vcpu_events *"),
+        }
+        for name, struct in state.items():
+            ioctl(self.fd, name.format("GET"), struct)
+        return state
+
+    def enter(self, entry: Entry) -> None:
+        """Registers, local APIC, pending events and halt state as at power-on, then the entry's own."""
+        sregs = ffi.new("struct kvm_sregs *", self._fresh["KVM_{}_SREGS"][0])
+        code = _segment(CODE_SELECTOR, CODE_TYPE, long_mode=entry.long_mode)
+        data = _segment(DATA_SELECTOR, DATA_TYPE)
+        sregs.cs = code[0]
+        sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data[0]
+        sregs.tr.type, sregs.tr.present = TSS_TYPE, 1
+        for name, value in entry.control.items():
+            setattr(sregs, name, value)
+        regs = ffi.new("struct kvm_regs *", {"rip": entry.rip, "rflags": 2, **entry.registers})
+        runs = lib.KVM_MP_STATE_UNINITIALIZED if entry.waits_for_sipi else lib.KVM_MP_STATE_RUNNABLE
+        ioctl(self.fd, "KVM_SET_SREGS", sregs)
+        ioctl(self.fd, "KVM_SET_REGS", regs)
+        ioctl(self.fd, "KVM_SET_LAPIC", self._fresh["KVM_{}_LAPIC"])
+        ioctl(self.fd, "KVM_SET_VCPU_EVENTS", self._fresh["KVM_{}_VCPU_EVENTS"])
+        ioctl(self.fd, "KVM_SET_MP_STATE", ffi.new("struct kvm_mp_state *", {"mp_state": runs}))
+
+    def registers(self) -> dict[str, int]:
+        """General registers, RIP and RFLAGS."""
+        regs = ffi.new("struct kvm_regs *")
+        ioctl(self.fd, "KVM_GET_REGS", regs)
+        return {name: int(getattr(regs, name)) for name, _ in ffi.typeof("struct kvm_regs").fields}
+
+    def close(self) -> None:
+        """Unmap and close; the vCPU thread is gone by then."""
+        lib.lk_vcpu_free(self.native)
+        self.native = ffi.NULL
+        if self._page != ffi.NULL:
+            lib.lk_unmap(self._page, _run_page_bytes())
+            self._page = ffi.NULL
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _segment(selector: int, kind: int, *, long_mode: bool = False) -> Any:
+    flat = {"limit": 0xFFFFFFFF, "selector": selector, "type": kind, "present": 1, "s": 1, "g": 1}
+    return ffi.new("struct kvm_segment *", {**flat, "l": int(long_mode), "db": int(not long_mode)})

@@ -1,0 +1,28 @@
+"""Whose fault is it? Every error the package raises on purpose is one of these three."""
+
+from __future__ import annotations
+
+import errno as errno_names
+import os
+
+
+class LabkitError(Exception):
+    """Base of the three below; nothing raises it itself."""
+
+
+class UsageError(LabkitError):
+    """The caller's: a bad argument, image or ELF, or a call that the machine's state does not allow."""
+
+
+class GuestError(LabkitError):
+    """The guest's: it crashed, broke its contract, or did not answer in time."""
+
+
+class HostError(LabkitError):
+    """The host's: a system call failed. `call` names it (the ioctl for KVM), `errno` says why."""
+
+    def __init__(self, call: str, errno: int, hint: str = "") -> None:
+        self.call = call
+        self.errno = errno
+        self.name = errno_names.errorcode.get(errno, str(errno))
+        super().__init__(f"{call}: {self.name} ({os.strerror(errno)})" + (f"; {hint}" if hint else ""))

@@ -1,0 +1,127 @@
+"""What is in an ELF, and how is it entered? A lab guest or a multiboot 1 kernel; anything else is refused."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from labkit import abi
+from labkit.abi import NUMBERS
+from labkit.errors import UsageError
+
+HEADER = struct.Struct("<III")  # multiboot: magic, flags, checksum
+LAB_HEADER = struct.Struct("<IIQ")  # magic, ABI version, 64-bit entry
+KNOWN_FLAGS = NUMBERS["MULTIBOOT_FLAG_PAGE_ALIGN"] | NUMBERS["MULTIBOOT_FLAG_MEMORY"]
+MUST_UNDERSTAND = 0xFFFF
+EM_X86 = ("EM_386", "EM_X86_64")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Bytes at a guest-physical address; `size` beyond them is zero."""
+
+    gpa: int
+    data: bytes
+    size: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """A guest ready to be put in memory. `lab`: entered in 64-bit mode, else by multiboot in 32-bit mode."""
+
+    name: str
+    segments: tuple[Segment, ...]
+    entry: int
+    lab: bool
+
+
+def load_image(path: Path) -> Image:
+    """Parse `path`; an unchanged file is parsed once a process. UsageError says what is wrong with it."""
+    try:
+        stat = path.stat()
+        return _load(path, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+def lab_guest(name: str) -> Image:
+    """One of the guests built with the package: "agent" or "storm"."""
+    return load_image(abi.GUEST_IMAGES / f"{name}.elf")
+
+
+@lru_cache(maxsize=16)
+def _load(path: Path, mtime_ns: int, size: int) -> Image:
+    entry, segments = _read_elf(path)
+    text = path.read_bytes()
+    _check_segments(path, segments)
+    lab = _lab_entry(path, segments)
+    if lab is not None:
+        return Image(path.name, segments, lab, lab=True)
+    _check_multiboot(path, text)
+    if not any(s.gpa <= entry < s.gpa + s.size for s in segments):
+        raise UsageError(f"{path}: entry {entry:#x} is in no segment")
+    return Image(path.name, segments, entry, lab=False)
+
+
+def _read_elf(path: Path) -> tuple[int, tuple[Segment, ...]]:
+    """Physical entry and loadable segments. Whatever the parser makes of a hostile file becomes a UsageError."""
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            if elf["e_machine"] not in EM_X86 or not elf.little_endian:
+                raise UsageError(f"{path}: an ELF for {elf['e_machine']}, not for x86")
+            parts = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD" and s["p_memsz"]]
+            if any(s["p_filesz"] > s["p_memsz"] or s["p_offset"] + s["p_filesz"] > path.stat().st_size for s in parts):
+                raise UsageError(f"{path}: a segment is larger than the file or than its memory")
+            entry = elf["e_entry"]
+            for part in parts:
+                if part["p_vaddr"] <= entry < part["p_vaddr"] + part["p_memsz"]:
+                    entry += part["p_paddr"] - part["p_vaddr"]
+                    break
+            return entry, tuple(Segment(s["p_paddr"], s.data(), s["p_memsz"]) for s in parts)
+    except (UsageError, OSError):
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: not an ELF file that can be read ({error or type(error).__name__})") from error
+
+
+def _check_segments(path: Path, segments: tuple[Segment, ...]) -> None:
+    if not segments:
+        raise UsageError(f"{path}: no loadable segment")
+    info_end = abi.GPA_MULTIBOOT_INFO + abi.MULTIBOOT_INFO_BYTES
+    limit = abi.MEMORY_MAX_MIB << 20
+    for segment in segments:
+        if segment.gpa < info_end or segment.gpa + segment.size > limit:
+            raise UsageError(f"{path}: a segment at {segment.gpa:#x}, {segment.size} bytes, does not fit in memory")
+
+
+def _lab_entry(path: Path, segments: tuple[Segment, ...]) -> int | None:
+    """The 64-bit entry if this is a lab guest."""
+    offset = NUMBERS["LAB_HEADER"]
+    for segment in segments:
+        if segment.gpa != abi.GPA_IMAGE or len(segment.data) < offset + LAB_HEADER.size:
+            continue
+        magic, version, entry = LAB_HEADER.unpack_from(segment.data, offset)
+        if magic != NUMBERS["LAB_MAGIC"]:
+            continue
+        if version != abi.ABI_VERSION:
+            raise UsageError(f"{path}: built for ABI {version}, this labkit speaks {abi.ABI_VERSION}: build it again")
+        return int(entry)
+    return None
+
+
+def _check_multiboot(path: Path, text: bytes) -> None:
+    """A header in the first 8 KiB, 4-byte aligned, magic + flags + checksum = 0, and nothing required we lack."""
+    magic = NUMBERS["MULTIBOOT_HEADER_MAGIC"]
+    searched = text[: NUMBERS["MULTIBOOT_SEARCH_BYTES"]]
+    for at in range(0, len(searched) - HEADER.size + 1, 4):
+        found, flags, checksum = HEADER.unpack_from(searched, at)
+        if found == magic and (found + flags + checksum) & 0xFFFFFFFF == 0:
+            if flags & MUST_UNDERSTAND & ~KNOWN_FLAGS:
+                raise UsageError(f"{path}: multiboot flags {flags:#x} ask for something this loader does not do")
+            return
+    raise UsageError(f"{path}: no multiboot 1 header in its first {len(searched)} bytes: not a kernel for kernel=")

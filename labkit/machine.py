@@ -1,0 +1,284 @@
+"""What does a user hold? One machine: boot it, drive its guest, pause, resume, reset, look, close."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from labkit import abi, views
+from labkit.abi import Irq
+from labkit.board import Board, Plan
+from labkit.errors import GuestError, HostError, UsageError
+from labkit.guest import Guest
+from labkit.loader import Image, lab_guest, load_image
+from labkit.memory import GuestMemory
+from labkit.native import ffi, lib
+from labkit.trace import Trace
+from labkit.trace.events import State
+from labkit.virtio.backends.image import open_image, ram_disk
+from labkit.virtio.notifier import REVISIONS
+
+if TYPE_CHECKING:
+    from labkit.virtio.devices.base import Device
+    from labkit.virtio.proxy import Proxy
+
+_numbers = itertools.count()
+POLL_S = 0.01
+CLOSE_TIMEOUT_S = 10.0
+
+
+class Machine:
+    """One virtual machine, made by `boot`. A context manager; closing twice is fine, and so is forgetting it."""
+
+    def __init__(self, plan: Plan, irq: Irq) -> None:
+        board = Board(plan, f"vm{next(_numbers)}")
+        self._board = board
+        self.guest = Guest(board, irq)
+        self.trace = Trace(board.feed)
+        self._finalizer = weakref.finalize(self, _close, board)
+
+    # -- state ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """"vm0", "vm1" ... in order of boot."""
+        return self._board.name
+
+    @property
+    def state(self) -> str:
+        """"running", "paused", "crashed" (see `crash`), "exited" (see `exit_code`) or "closed"."""
+        return self._board.runstate.state.name.lower()
+
+    @property
+    def cpu(self) -> str:
+        """Which back end runs the guest: "kvm"."""
+        return self._board.cpu.name
+
+    @property
+    def crash(self) -> GuestError | HostError | None:
+        """Why and where the guest crashed; None if it did not."""
+        return self._board.crash
+
+    @property
+    def exit_code(self) -> int | None:
+        """(v << 1) | 1 after the guest wrote v to port 0xf4; None before."""
+        return self._board.exit_code
+
+    @property
+    def console(self) -> str:
+        """What the guest wrote to port 0xe9 since the last reset, at most 1 MiB."""
+        self._check_open()
+        return _console(self._board.memory.native)
+
+    @property
+    def proxy(self) -> Proxy:
+        """The virtio device as the guest sees it: registers, flags, queues."""
+        return self._board.proxy
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Guest RAM: `read(gpa, size)`, `write(gpa, data)`."""
+        return self._board.memory
+
+    def statistics(self) -> dict[str, int]:
+        """The kernel's own counters of this guest: exits, io_exits, halt_exits ..."""
+        self._check_open()
+        board = self._board
+        result: dict[str, int] = board.owner.call(board.cpu.statistics)
+        return result
+
+    def registers(self, vcpu: int = 0) -> dict[str, int]:
+        """General registers of a vCPU; a running machine is stopped for a moment, which its rules do not see."""
+        self._check_open()
+        if not 0 <= vcpu < len(self._board.cpu.vcpus):
+            raise UsageError(f"vCPU {vcpu}: the machine has {len(self._board.cpu.vcpus)}")
+        result: dict[str, int] = self._board.owner.call(lambda: self._board.look_at(vcpu))
+        return result
+
+    # -- commands, each carried out by the owner thread -----------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop the vCPUs, then the notifiers (R10)."""
+        self._command(self._board.pause)
+
+    def resume(self) -> None:
+        """Start the notifiers if DRIVER_OK is set (R10), then the vCPUs."""
+        self._command(self._board.resume)
+
+    def reset(self) -> None:
+        """The reset button: the guest starts again; a crashed or exited machine too. Memory is not cleared."""
+        self._command(self._board.reset)
+        if self._board.plan.image.lab and self._board.runstate.running:
+            self.guest.parked()
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Until the guest ends by port 0xf4: its exit code. None when the time is over; GuestError if it crashed."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while self.state in ("running", "paused"):
+            if deadline is not None and time.monotonic() > deadline:
+                return None
+            time.sleep(POLL_S)
+        if self._board.crash is not None:
+            raise GuestError(str(self._board.crash))
+        return self._board.exit_code
+
+    def close(self) -> None:
+        """Stop everything and give everything back. Idempotent."""
+        self._finalizer()
+
+    def _command(self, work: Any) -> None:
+        self._check_open()
+        if self._board.crash is not None and work != self._board.reset:
+            raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
+        self._board.owner.call(work)
+
+    def _check_open(self) -> None:
+        if self._board.runstate.state is State.CLOSED:
+            raise UsageError("the machine is closed")
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- for people -------------------------------------------------------------------------------------------------------
+
+    def _values(self) -> dict[str, object]:
+        plan = self._board.plan
+        values: dict[str, object] = {
+            "state": self.state,
+            "cpu": f"{self.cpu}, {plan.vcpus} vCPU" + ("s" if plan.vcpus > 1 else ""),
+            "memory": f"{plan.memory_mib} MiB",
+            "guest": plan.image.name,
+            "device": f"virtio-{plan.model.name}",
+            "rules": plan.revision,
+        }
+        if self._board.crash is not None:
+            values["crash"] = self._board.crash
+        if self.exit_code is not None:
+            values["exit code"] = self.exit_code
+        for queue in self.proxy.queues:
+            values[f"queue {queue.index}"] = f"notifier owned by {queue.notifier.owner}"
+        return values
+
+    def _repr_html_(self) -> str:
+        return views.named("machine", self._values())
+
+    def __repr__(self) -> str:
+        return views.lines("machine", self._values())
+
+
+def boot(
+    device: str = "blk",
+    *,
+    disk: str | os.PathLike[str] | None = None,
+    writable: bool = False,
+    ioeventfd: bool | None = None,
+    vcpus: int = 1,
+    memory_mib: int = abi.MEMORY_MIN_MIB,
+    irq: str = "msix",
+    revision: str = "v6",
+    mutations: Sequence[str] = (),
+    cpu: str = "auto",
+    kernel: str | os.PathLike[str] | None = None,
+    cmdline: str = "",
+    bring_up: bool = True,
+) -> Machine:
+    """Boot a guest with one virtio device.
+
+    device: "blk", or "null" (a queue nobody serves, for measurements).
+    disk: a raw image or block device, read-only unless `writable`; None: a RAM disk of 16 MiB.
+    ioeventfd: the property (R1); None: the device's default.
+    vcpus: 1 to 8. memory_mib: 16 to 2048. irq: "msix" or "poll", what the lab's driver uses.
+    revision: which rules ("v6"). mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
+    kernel, cmdline: a multiboot 1 ELF of your own instead of the lab's agent, entered as a PC loader does.
+    bring_up: let the lab's driver set the device up, to DRIVER_OK; False leaves every step to `vm.guest`.
+
+    UsageError: a bad argument, disk or kernel. HostError: the host cannot. GuestError: the guest did not come up.
+    """
+    if mutations:
+        raise UsageError(f"mutations={tuple(mutations)}: this version has no museum")
+    if revision not in REVISIONS:
+        raise UsageError(f"revision={revision!r}: this version knows {', '.join(REVISIONS)}")
+    _check_range("vcpus", vcpus, 1, abi.VCPUS_MAX)
+    _check_range("memory_mib", memory_mib, abi.MEMORY_MIN_MIB, abi.MEMORY_MAX_MIB)
+    image = load_image(Path(kernel)) if kernel is not None else lab_guest("agent")
+    _check_fits(image, memory_mib)
+    ways = _irq(irq)
+    model = _model(device, disk, writable=writable)
+    plan = Plan(
+        model=model,
+        image=image,
+        command_line=f"{os.fspath(kernel)} {cmdline}" if kernel is not None else cmdline,
+        cpu=cpu,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        revision=revision,
+        ioeventfd=model.ioeventfd_default if ioeventfd is None else bool(ioeventfd),
+    )
+    machine = Machine(plan, ways)
+    try:
+        machine.resume()
+        if image.lab:
+            machine.guest.parked()
+            if bring_up:
+                machine.guest.negotiate()
+                machine.guest.set_driver_ok()
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+def _model(device: str, disk: str | os.PathLike[str] | None, *, writable: bool) -> Device:
+    from labkit.virtio.devices.blk import Blk
+    from labkit.virtio.devices.null import Null
+
+    if device == Null.name:
+        if disk is not None:
+            raise UsageError("the null device has no disk")
+        return Null()
+    if device != Blk.name:
+        raise UsageError(f"device {device!r}: this version has {Blk.name!r} and {Null.name!r}")
+    return Blk(ram_disk() if disk is None else open_image(Path(disk), writable=writable))
+
+
+def _irq(name: str) -> Irq:
+    known = {"msix": Irq.MSIX, "poll": Irq.POLL}
+    if name not in known:
+        raise UsageError(f"irq={name!r}: this version knows {', '.join(known)}")
+    return known[name]
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UsageError(f"{name}={value!r}: a whole number from {least} to {most}")
+
+
+def _check_fits(image: Image, memory_mib: int) -> None:
+    end = max(segment.gpa + segment.size for segment in image.segments)
+    if end > memory_mib << 20:
+        raise UsageError(f"{image.name} needs memory up to {end:#x}: memory_mib={memory_mib} is too small")
+
+
+def _console(native: Any) -> str:
+    size = 1 << 16
+    out, text = ffi.new("char[]", size), b""
+    while count := lib.lk_console_read(native, len(text), out, size):
+        text += bytes(ffi.buffer(out, count))
+    return text.decode(errors="replace")
+
+
+def _close(board: Board) -> None:
+    """Close from any thread, also while the interpreter ends and from the collector in one of the board's own threads."""
+    board.owner.submit(board.close)
+    board.owner.join(CLOSE_TIMEOUT_S)

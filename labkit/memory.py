@@ -1,0 +1,55 @@
+"""Where is the guest's RAM, and who may touch it? One shared file in memory, one checked door."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from labkit.errors import HostError, UsageError
+from labkit.native import ffi, lib
+
+FEED_CAPACITY = 1 << 16  # events; 4 MiB, taken from the kernel only as far as used
+
+
+class GuestMemory:
+    """RAM of one machine: a memfd, so that a backend process can map it too. Owns the C core's machine."""
+
+    def __init__(self, mib: int) -> None:
+        self.size_bytes = mib << 20
+        self.fd = os.memfd_create("labkit-ram", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(self.fd, self.size_bytes)
+        except OSError as error:
+            os.close(self.fd)
+            raise HostError("ftruncate(memfd)", error.errno or 0, f"{mib} MiB of guest memory") from error
+        self.native: Any = lib.lk_machine_new(self.fd, self.size_bytes, FEED_CAPACITY)
+        if self.native == ffi.NULL:
+            os.close(self.fd)
+            raise HostError("mmap(guest RAM)", ffi.errno, f"{mib} MiB of guest memory")
+
+    def _at(self, gpa: int, size: int) -> Any:
+        if self.native is None:
+            raise UsageError("the machine is closed: its memory is gone")
+        host = lib.lk_memory_at(ffi.addressof(self.native.memory), gpa, size) if gpa >= 0 <= size else ffi.NULL
+        if host == ffi.NULL:
+            raise UsageError(f"guest memory [{gpa:#x}, +{size:#x}) is outside its {self.size_bytes >> 20} MiB")
+        return host
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """`size` bytes from guest-physical `gpa`. UsageError outside RAM."""
+        return bytes(ffi.buffer(self._at(gpa, size), size))
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Store `data` at guest-physical `gpa`. UsageError outside RAM."""
+        ffi.memmove(self._at(gpa, len(data)), data, len(data))
+
+    def u16(self, gpa: int) -> int:
+        """A little-endian 16-bit value."""
+        return int.from_bytes(self.read(gpa, 2), "little")
+
+    def close(self) -> None:
+        """Unmap and close; idempotent."""
+        if self.native is not None:
+            lib.lk_machine_free(self.native)
+            self.native = None
+            os.close(self.fd)

@@ -1,0 +1,54 @@
+typedef struct lk_chain lk_chain;
+
+typedef struct {
+    uint16_t num; /* descriptors; 0 = no such queue */
+    uint16_t index;
+    uint16_t last_avail; /* next avail entry the device will take */
+    uint16_t used_idx; /* the device's own copy of used.idx */
+    uint16_t vector; /* MSI-X vector, NO_VECTOR = none */
+    uint8_t unfinished; /* a run was cut short by a stop: run again on resume */
+    uint32_t inuse; /* popped, not yet pushed */
+    uint32_t pfn;
+    uint64_t desc, avail, used; /* guest-physical; desc 0 = no ring */
+    int notifier_fd; /* -1 = none */
+    uint8_t synthetic_due; /* the count of 1 the eventfd was born with has not been read yet */
+    uint64_t trapped, signalled, drained, synthetic; /* kicks by path */
+    uint64_t runs, requests, interrupts;
+} lk_vq;
+
+typedef struct {
+    int fd; /* eventfd bound to the vector by irqfd; -1 = none */
+    uint8_t masked, pending;
+} lk_vector;
+
+typedef struct {
+    int fd;
+    uint8_t writable;
+    uint64_t sectors;
+    char id[20]; /* BLK_ID_BYTES */
+} lk_blk;
+
+typedef struct {
+    lk_machine *machine;
+    int kind; /* DEVICE_* */
+    uint16_t notify_port; /* BAR0 + REG_QUEUE_NOTIFY while I/O decode is on, else 0 */
+    uint8_t isr, broken, stopping;
+    uint8_t msix_enabled, msix_masked;
+    uint32_t guest_features;
+    lk_vq vq[QUEUE_MAX];
+    lk_vector vectors[MSIX_VECTORS_MAX];
+    lk_blk blk;
+    lk_chain *chain; /* the descriptor chain being served; one at a time, under the big lock */
+} lk_device;
+
+#define DEVICE_NULL 0
+#define DEVICE_BLK 1
+
+lk_device *lk_device_new(lk_machine *machine, int kind);
+void lk_device_free(lk_device *device);
+void lk_device_reset(lk_device *device);
+void lk_queue_set_pfn(lk_device *device, unsigned queue, uint32_t pfn);
+int lk_queue_run(lk_device *device, unsigned queue, int how);
+int lk_queue_trap(lk_device *device, uint32_t value, unsigned width, uint16_t port);
+uint64_t lk_notifier_take(lk_device *device, unsigned queue, int how);
+int lk_vector_raise(lk_device *device, unsigned vector);

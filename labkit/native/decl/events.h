@@ -1,0 +1,88 @@
+/* What the event feed can say. Literals only: read by the C core, by cffi, and by labkit/trace/events.py,
+ * which gives each kind the names and units of its fields a..e. */
+
+/* kinds */
+#define EV_KICK_TRAP 1     /* a value, b width_bytes, c port */
+#define EV_KICK_IGNORED 2  /* a value, b IGNORED_* */
+#define EV_KICK_EVENTFD 3  /* a kicks, b synthetic */
+#define EV_QUEUE_NOTIFY 4  /* a RUN_* : rule R14 */
+#define EV_REQUEST 5       /* a type, b sector, c bytes, d status, e head */
+#define EV_INTERRUPT 6     /* a vector, b IRQ_WAY_* */
+#define EV_REGISTER 7      /* a offset, b width_bytes, c value, d write */
+#define EV_STATUS 8        /* a from, b to */
+#define EV_ASSIGN 9        /* a port, b value, c fd, d errno */
+#define EV_DEASSIGN 10     /* a port, b value, c fd, d errno */
+#define EV_ATTACH 11       /* a fd: the iothread watches it */
+#define EV_DETACH 12       /* a fd */
+#define EV_DRAIN 13        /* a kicks, b synthetic: found by test-and-clear in the stopping thread */
+#define EV_OWNER 14        /* a OWNER_* from, b OWNER_* to, c rule, d CAUSE_*, e fd */
+#define EV_RUNSTATE 15     /* a STATE_* from, b STATE_* to */
+#define EV_STEP 16         /* a command, b vcpu, c arg0, d arg1 */
+#define EV_STEP_DONE 17    /* a command, b vcpu, c agent status, d result0 */
+#define EV_PCI_WRITE 18    /* a offset, b width_bytes, c value */
+#define EV_BROKEN 19       /* a BROKEN_*, b detail */
+#define EV_CRASH 20        /* a exit_reason, b rip, c vcpu */
+#define EV_EXIT 21         /* a exit_code */
+#define EV_DEVICE_RESET 22
+#define EV_ROLL_BACK 23    /* a queues undone, b errno */
+#define EV_CLOSE_FD 24     /* a fd */
+
+/* actors: which thread */
+#define ACTOR_HOST 0
+#define ACTOR_OWNER 1
+#define ACTOR_IOTHREAD 2
+#define ACTOR_BACKEND 3
+#define ACTOR_VCPU0 16
+
+/* who runs a queue */
+#define RUN_TRAP 1
+#define RUN_IOTHREAD 2
+#define RUN_DRAIN 3
+#define RUN_RESUME 4
+
+/* why a kick was ignored (R12) */
+#define IGNORED_NO_RING 1
+#define IGNORED_INDEX 2
+#define IGNORED_BROKEN 3
+
+/* how an interrupt went */
+#define IRQ_WAY_NONE 0
+#define IRQ_WAY_MSIX 1
+#define IRQ_WAY_MASKED 2
+#define IRQ_WAY_ISR 3
+
+/* owners of a notifier */
+#define OWNER_NONE 0
+#define OWNER_VMM 1
+#define OWNER_BACKEND 2
+
+/* what moved an owner */
+#define CAUSE_DRIVER_OK 1
+#define CAUSE_DRIVER_NOT_OK 2
+#define CAUSE_PFN_ZERO 3
+#define CAUSE_DEVICE_RESET 4
+#define CAUSE_BUS_MASTER_OFF 5
+#define CAUSE_BACKEND 6
+#define CAUSE_RESUME 7
+#define CAUSE_PAUSE 8
+#define CAUSE_EXIT 9
+#define CAUSE_STATUS_ZERO 10
+
+/* run states */
+#define STATE_PAUSED 0
+#define STATE_RUNNING 1
+#define STATE_CRASHED 2
+#define STATE_EXITED 3
+#define STATE_CLOSED 4
+
+/* how a guest broke its ring */
+#define BROKEN_RING_OUTSIDE 1
+#define BROKEN_AVAIL_JUMPED 2
+#define BROKEN_HEAD 3
+#define BROKEN_NEXT 4
+#define BROKEN_LOOP 5
+#define BROKEN_ORDER 6
+#define BROKEN_EMPTY_BUFFER 7
+#define BROKEN_BUFFER_OUTSIDE 8
+#define BROKEN_INDIRECT 9
+#define BROKEN_REQUEST_HEADER 10

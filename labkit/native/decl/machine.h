@@ -1,0 +1,26 @@
+typedef struct {
+    uint8_t *host;
+    uint64_t bytes;
+} lk_memory;
+
+typedef struct lk_lock lk_lock;
+typedef struct lk_console lk_console;
+
+typedef struct {
+    lk_memory memory;
+    lk_feed *feed;
+    lk_lock *lock;
+    lk_console *console;
+} lk_machine;
+
+lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity);
+void lk_machine_free(lk_machine *machine);
+void *lk_memory_at(const lk_memory *memory, uint64_t gpa, uint64_t bytes);
+
+void lk_lock_take(lk_machine *machine);
+void lk_lock_release(lk_machine *machine);
+int lk_lock_is_mine(const lk_machine *machine);
+
+void lk_console_put(lk_machine *machine, const uint8_t *text, uint32_t bytes);
+uint32_t lk_console_read(lk_machine *machine, uint32_t from, char *out, uint32_t most);
+void lk_console_clear(lk_machine *machine);

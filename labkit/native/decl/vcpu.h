@@ -1,0 +1,43 @@
+typedef struct {
+    int kind; /* LEFT_* */
+    uint8_t write, width;
+    uint16_t port;
+    uint32_t count; /* items of a string instruction */
+    uint64_t gpa; /* MMIO */
+    uint8_t *data;
+    uint64_t reason, detail; /* of a crash: KVM_EXIT_* (or -errno), hardware's or KVM's own code */
+} lk_exit;
+
+typedef struct lk_vcpu_sync lk_vcpu_sync;
+
+typedef struct {
+    lk_machine *machine;
+    lk_device *device; /* whose QUEUE_NOTIFY is served without Python */
+    int fd, index;
+    lk_exit exit;
+    uint64_t exits, fast_exits;
+    void *run_page; /* struct kvm_run, mapped from fd */
+    lk_vcpu_sync *sync;
+} lk_vcpu;
+
+/* why lk_vcpu_run came back */
+#define LEFT_QUIT 0
+#define LEFT_IO 1
+#define LEFT_MMIO 2
+#define LEFT_CRASH 3
+
+/* what is asked of a vCPU thread */
+#define ASK_RUN 0
+#define ASK_STOP 1
+#define ASK_QUIT 2
+
+lk_vcpu *lk_vcpu_new(lk_machine *machine, int index, int fd, void *run_page);
+void lk_vcpu_free(lk_vcpu *vcpu);
+int lk_vcpu_run(lk_vcpu *vcpu);
+void lk_vcpu_ask(lk_vcpu *vcpu, int what);
+void lk_vcpu_retire(lk_vcpu *vcpu);
+int lk_vcpu_wait_stopped(lk_vcpu *vcpu, int timeout_ms);
+int lk_step_post(lk_vcpu *vcpu, uint32_t command);
+int lk_step_wait(lk_vcpu *vcpu, int timeout_ms);
+void lk_step_forget(lk_vcpu *vcpu);
+int lk_install_signal(void);

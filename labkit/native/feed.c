@@ -1,0 +1,98 @@
+/* One event feed for every thread: a ring of fixed records, written without a lock, read without stopping anybody.
+ * The newest records win; a reader that falls behind is told how many it lost. */
+#include "core.h"
+#include <time.h>
+
+struct lk_feed {
+    uint64_t next; /* records ever begun */
+    uint64_t mask;
+    lk_event *ring;
+};
+
+static __thread uint16_t this_actor = ACTOR_HOST;
+
+void lk_set_actor(uint16_t actor)
+{
+    this_actor = actor;
+}
+
+uint16_t lk_actor(void)
+{
+    return this_actor;
+}
+
+lk_feed *lk_feed_new(uint32_t capacity)
+{
+    uint64_t records = 64;
+    while (records < capacity)
+        records *= 2;
+    lk_feed *feed = calloc(1, sizeof *feed);
+    if (!feed)
+        return NULL;
+    feed->mask = records - 1;
+    feed->ring = mmap(NULL, records * sizeof(lk_event), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (feed->ring == MAP_FAILED) {
+        free(feed);
+        return NULL;
+    }
+    return feed;
+}
+
+void lk_feed_free(lk_feed *feed)
+{
+    if (!feed)
+        return;
+    munmap(feed->ring, (feed->mask + 1) * sizeof(lk_event));
+    free(feed);
+}
+
+void lk_feed_emit(lk_feed *feed, uint16_t kind, int32_t queue, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
+{
+    struct timespec now;
+    uint64_t at = __atomic_fetch_add(&feed->next, 1, __ATOMIC_RELAXED);
+    lk_event *event = &feed->ring[at & feed->mask];
+    store_relaxed(&event->seq, 0);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    event->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    event->kind = kind;
+    event->actor = this_actor;
+    event->queue = queue;
+    event->a = a;
+    event->b = b;
+    event->c = c;
+    event->d = d;
+    event->e = e;
+    store_release(&event->seq, at + 1);
+}
+
+uint64_t lk_feed_next(const lk_feed *feed)
+{
+    return load_acquire(&feed->next);
+}
+
+/* Copies records from position *from on, stops at the first one still being written, and moves *from past the last. */
+uint32_t lk_feed_read(const lk_feed *feed, uint64_t *from, lk_event *out, uint32_t most, uint64_t *lost)
+{
+    uint64_t next = lk_feed_next(feed), oldest = next > feed->mask + 1 ? next - feed->mask - 1 : 0;
+    uint32_t copied = 0;
+    *lost = 0;
+    if (*from < oldest) {
+        *lost = oldest - *from;
+        *from = oldest;
+    }
+    while (*from < next && copied < most) {
+        const lk_event *event = &feed->ring[*from & feed->mask];
+        uint64_t before = load_acquire(&event->seq);
+        if (before < *from + 1)
+            break;
+        out[copied] = *event;
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (before == *from + 1 && load_relaxed(&event->seq) == before)
+            copied++;
+        else
+            (*lost)++; /* overwritten while being copied */
+        (*from)++;
+    }
+    return copied;
+}

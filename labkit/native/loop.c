@@ -1,0 +1,131 @@
+/* The iothread: which eventfds does it watch, and what happens when one fires? */
+#include "core.h"
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#define SLOTS QUEUE_MAX
+#define WAKE_UP UINT64_MAX
+
+/* An event in flight names its slot and the slot's generation: a handler that was detached meanwhile never runs. */
+typedef struct {
+    int fd;
+    uint32_t generation;
+    lk_device *device;
+    unsigned queue;
+} handler;
+
+struct lk_loop {
+    lk_machine *machine;
+    int epoll_fd, wake_fd, stop;
+    uint64_t wakeups;
+    handler slots[SLOTS];
+};
+
+static uint64_t ticket(unsigned slot, uint32_t generation)
+{
+    return (uint64_t)slot << 32 | generation;
+}
+
+lk_loop *lk_loop_new(lk_machine *machine)
+{
+    lk_loop *loop = calloc(1, sizeof *loop);
+    if (!loop)
+        return NULL;
+    loop->machine = machine;
+    for (int i = 0; i < SLOTS; i++)
+        loop->slots[i].fd = -1;
+    loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event wake = {.events = EPOLLIN, .data.u64 = WAKE_UP};
+    if (loop->epoll_fd < 0 || loop->wake_fd < 0 || epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->wake_fd, &wake)) {
+        int error = errno;
+        lk_loop_free(loop);
+        errno = error;
+        return NULL;
+    }
+    return loop;
+}
+
+void lk_loop_free(lk_loop *loop)
+{
+    if (!loop)
+        return;
+    if (loop->epoll_fd >= 0)
+        close(loop->epoll_fd);
+    if (loop->wake_fd >= 0)
+        close(loop->wake_fd);
+    free(loop);
+}
+
+/* Both under the big lock; both return 0 or -errno. */
+int lk_loop_attach(lk_loop *loop, lk_device *device, unsigned queue, int fd)
+{
+    unsigned slot = 0;
+    while (slot < SLOTS && loop->slots[slot].fd >= 0)
+        slot++;
+    if (slot == SLOTS)
+        return -ENOSPC;
+    handler *entry = &loop->slots[slot];
+    entry->generation++;
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = ticket(slot, entry->generation)};
+    if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event))
+        return -errno;
+    entry->fd = fd;
+    entry->device = device;
+    entry->queue = queue;
+    lk_feed_emit(loop->machine->feed, EV_ATTACH, (int)queue, (uint64_t)fd, 0, 0, 0, 0);
+    return 0;
+}
+
+int lk_loop_detach(lk_loop *loop, int fd)
+{
+    for (unsigned slot = 0; slot < SLOTS; slot++) {
+        handler *entry = &loop->slots[slot];
+        if (entry->fd != fd)
+            continue;
+        entry->fd = -1;
+        entry->generation++;
+        lk_feed_emit(loop->machine->feed, EV_DETACH, (int)entry->queue, (uint64_t)fd, 0, 0, 0, 0);
+        return epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, fd, NULL) ? -errno : 0;
+    }
+    return -ENOENT;
+}
+
+/* The handler of one host notifier: test-and-clear, then run the queue, as one step under the big lock. */
+static void host_notifier_read(lk_loop *loop, uint64_t which)
+{
+    handler *entry = &loop->slots[which >> 32 & (SLOTS - 1)];
+    lk_lock_take(loop->machine);
+    if (entry->fd >= 0 && entry->generation == (uint32_t)which && lk_notifier_take(entry->device, entry->queue, RUN_IOTHREAD))
+        lk_queue_run(entry->device, entry->queue, RUN_IOTHREAD);
+    lk_lock_release(loop->machine);
+}
+
+/* Runs until lk_loop_stop. 0, or -errno if epoll itself fails. */
+int lk_loop_run(lk_loop *loop)
+{
+    struct epoll_event ready[16];
+    lk_set_actor(ACTOR_IOTHREAD);
+    while (!load_acquire(&loop->stop)) {
+        int count = epoll_wait(loop->epoll_fd, ready, 16, -1);
+        if (count < 0 && errno != EINTR)
+            return -errno;
+        store_relaxed(&loop->wakeups, loop->wakeups + 1);
+        for (int i = 0; i < count; i++)
+            if (ready[i].data.u64 != WAKE_UP)
+                host_notifier_read(loop, ready[i].data.u64);
+    }
+    return 0;
+}
+
+void lk_loop_stop(lk_loop *loop)
+{
+    const uint64_t one = 1;
+    store_release(&loop->stop, 1);
+    (void)!write(loop->wake_fd, &one, sizeof one);
+}
+
+uint64_t lk_loop_wakeups(const lk_loop *loop)
+{
+    return load_relaxed(&loop->wakeups);
+}

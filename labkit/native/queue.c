@@ -1,0 +1,152 @@
+/* How does a device take chains out of a split ring, and give them back? */
+#include "queue.h"
+
+typedef struct {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t flags, next;
+} descriptor;
+
+/* avail: u16 flags, u16 idx, u16 ring[num]; used: u16 flags, u16 idx, {u32 id, u32 len} ring[num] */
+enum { FLAGS = 0, IDX = 2, RING = 4 };
+
+static void *ring_part(lk_device *device, lk_vq *vq, uint64_t gpa, uint64_t bytes)
+{
+    void *host = lk_memory_at(&device->machine->memory, gpa, bytes);
+    if (!host)
+        device_break(device, vq, BROKEN_RING_OUTSIDE, gpa);
+    return host;
+}
+
+static uint8_t *avail_ring(lk_device *device, lk_vq *vq)
+{
+    return ring_part(device, vq, vq->avail, RING + sizeof(uint16_t) * vq->num);
+}
+
+static uint8_t *used_ring(lk_device *device, lk_vq *vq)
+{
+    return ring_part(device, vq, vq->used, RING + (uint64_t)USED_ELEMENT_BYTES * vq->num);
+}
+
+/* Adds one descriptor to the chain. The copy was taken once, so the guest cannot change it between check and use. */
+static int chain_add(lk_device *device, lk_vq *vq, const descriptor *desc)
+{
+    struct lk_chain *chain = device->chain;
+    int writable = desc->flags & DESC_WRITE;
+    void *host = lk_memory_at(&device->machine->memory, desc->addr, desc->len);
+    int reason = 0;
+    if (!desc->len)
+        reason = BROKEN_EMPTY_BUFFER;
+    else if (!host)
+        reason = BROKEN_BUFFER_OUTSIDE;
+    else if (!writable && chain->in_count)
+        reason = BROKEN_ORDER;
+    if (reason) {
+        device_break(device, vq, reason, desc->addr);
+        return -1;
+    }
+    struct iovec part = {.iov_base = host, .iov_len = desc->len};
+    if (writable) {
+        chain->in[chain->in_count++] = part;
+        chain->in_bytes += desc->len;
+    } else {
+        chain->out[chain->out_count++] = part;
+        chain->out_bytes += desc->len;
+    }
+    return 0;
+}
+
+/* Walks a table of `size` descriptors from `at`; an indirect table is entered once, and only as the last of a chain. */
+static int chain_walk(lk_device *device, lk_vq *vq, uint64_t table_gpa, uint32_t size, uint16_t at, int inside)
+{
+    const uint8_t *table = ring_part(device, vq, table_gpa, (uint64_t)DESC_BYTES * size);
+    if (!table)
+        return -1;
+    for (uint32_t seen = 0; seen < size; seen++) {
+        descriptor desc;
+        if (at >= size) {
+            device_break(device, vq, BROKEN_NEXT, at);
+            return -1;
+        }
+        memcpy(&desc, table + (size_t)DESC_BYTES * at, sizeof desc);
+        if (desc.flags & DESC_INDIRECT) {
+            uint32_t entries = desc.len / DESC_BYTES;
+            int offered = device->guest_features >> FEATURE_INDIRECT_DESC & 1;
+            if (inside || !offered || desc.len % DESC_BYTES || !entries || entries > QUEUE_SIZE_MAX ||
+                (desc.flags & DESC_NEXT)) {
+                device_break(device, vq, BROKEN_INDIRECT, desc.len);
+                return -1;
+            }
+            return chain_walk(device, vq, desc.addr, entries, 0, 1);
+        }
+        if (device->chain->out_count + device->chain->in_count >= QUEUE_SIZE_MAX)
+            break;
+        if (chain_add(device, vq, &desc))
+            return -1;
+        if (!(desc.flags & DESC_NEXT))
+            return 0;
+        at = desc.next;
+    }
+    device_break(device, vq, BROKEN_LOOP, at);
+    return -1;
+}
+
+/* Takes the next chain into device->chain. 1: taken, 0: the ring is empty, -1: the guest broke it. */
+int queue_pop(lk_device *device, lk_vq *vq)
+{
+    const uint8_t *avail = avail_ring(device, vq);
+    if (!avail)
+        return -1;
+    uint16_t idx = load_acquire((const uint16_t *)(avail + IDX)), waiting = (uint16_t)(idx - vq->last_avail);
+    if (!waiting)
+        return 0;
+    if (waiting > vq->num) {
+        device_break(device, vq, BROKEN_AVAIL_JUMPED, idx);
+        return -1;
+    }
+    uint16_t head = load_relaxed((const uint16_t *)(avail + RING) + vq->last_avail % vq->num);
+    if (head >= vq->num) {
+        device_break(device, vq, BROKEN_HEAD, head);
+        return -1;
+    }
+    struct lk_chain *chain = device->chain;
+    chain->head = head;
+    chain->out_count = chain->in_count = 0;
+    chain->out_bytes = chain->in_bytes = 0;
+    vq->last_avail++;
+    if (chain_walk(device, vq, vq->desc, vq->num, head, 0))
+        return -1;
+    vq->inuse++;
+    return 1;
+}
+
+/* Gives a chain back: the used entry first, then used.idx, so that the guest never sees an entry half written. */
+void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written)
+{
+    uint8_t *used = used_ring(device, vq);
+    if (!used)
+        return;
+    uint32_t *element = (uint32_t *)(used + RING) + 2 * (vq->used_idx % vq->num);
+    store_relaxed(element, head);
+    store_relaxed(element + 1, written);
+    vq->inuse--;
+    vq->used_idx++;
+    store_release((uint16_t *)(used + IDX), vq->used_idx);
+}
+
+/* Interrupts the guest unless it asked not to be; with NOTIFY_ON_EMPTY an emptied ring interrupts all the same. */
+void queue_interrupt(lk_device *device, lk_vq *vq)
+{
+    const uint8_t *avail = avail_ring(device, vq);
+    if (!avail)
+        return;
+    full_barrier(); /* used.idx must be visible before avail.flags is read, or an interrupt is lost */
+    int unwanted = load_relaxed((const uint16_t *)(avail + FLAGS)) & AVAIL_NO_INTERRUPT;
+    int emptied = !vq->inuse && load_relaxed((const uint16_t *)(avail + IDX)) == vq->last_avail;
+    if (unwanted && !(emptied && (device->guest_features >> FEATURE_NOTIFY_ON_EMPTY & 1)))
+        return;
+    vq->interrupts++;
+    __atomic_fetch_or(&device->isr, ISR_QUEUE, __ATOMIC_SEQ_CST);
+    int way = device->msix_enabled ? lk_vector_raise(device, vq->vector) : IRQ_WAY_ISR;
+    lk_feed_emit(device->machine->feed, EV_INTERRUPT, vq->index, vq->vector, (uint64_t)way, 0, 0, 0);
+}

@@ -1,0 +1,22 @@
+/* The split ring as a device sees it (legacy layout). Every address and index comes from the guest
+ * and is checked; a guest that breaks its ring makes the device broken until reset, never the process. */
+#ifndef LABKIT_QUEUE_H
+#define LABKIT_QUEUE_H
+
+#include "core.h"
+
+/* One popped chain: host addresses, checked. out = readable by the device, in = writable. */
+struct lk_chain {
+    uint16_t head;
+    uint32_t out_count, in_count;
+    uint64_t out_bytes, in_bytes;
+    struct iovec out[QUEUE_SIZE_MAX], in[QUEUE_SIZE_MAX];
+};
+
+int queue_pop(lk_device *device, lk_vq *vq);
+void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written);
+void queue_interrupt(lk_device *device, lk_vq *vq);
+void device_break(lk_device *device, const lk_vq *vq, int reason, uint64_t detail);
+void blk_serve(lk_device *device, lk_vq *vq);
+
+#endif

@@ -1,0 +1,55 @@
+"""Who carries out what a cell, a button or the command line asks of a machine? One thread, one request at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
+
+from labkit.native import lib
+from labkit.trace.events import Actor
+
+Work = tuple[Callable[[], Any], "Future[Any]"]
+
+
+class Owner:
+    """The owner thread of a machine. A daemon: a forgotten machine must not keep the interpreter alive."""
+
+    def __init__(self, name: str) -> None:
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._thread = threading.Thread(target=_serve, args=(self._work,), name=f"{name}-owner", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:
+        """Queue `work`; its result or exception arrives in the future."""
+        future: Future[Any] = Future()
+        self._work.put((work, future))
+        return future
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """Do `work` in the owner thread and wait for it. KeyboardInterrupt gets out of the wait, not of the work."""
+        if threading.current_thread() is self._thread:
+            return work()
+        return self.submit(work).result()
+
+    def stop(self) -> None:
+        """End after what is queued. Does not wait: it may be called by the owner thread itself."""
+        self._work.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end, but not from one of the threads that the end waits for."""
+        if not threading.current_thread().daemon:
+            self._thread.join(timeout_s)
+
+
+def _serve(work: SimpleQueue[Work | None]) -> None:
+    lib.lk_set_actor(Actor.OWNER)
+    while (item := work.get()) is not None:
+        do, future = item
+        try:
+            future.set_result(do())
+        except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
+            future.set_exception(error)
+        del do, future, item  # keep nothing of the machine alive while idle

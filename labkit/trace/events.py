@@ -1,0 +1,253 @@
+"""What can the feed say? Each kind of event with the names and units of its fields (native/decl/events.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from labkit.abi import AgentStatus, BlkStatus, BlkType, Command, Register, Status, header_numbers
+
+_N = header_numbers(Path(__file__).parent.parent / "native" / "decl" / "events.h")
+
+
+class Kind(IntEnum):
+    """Kinds of event (EV_*)."""
+
+    KICK_TRAP = _N["EV_KICK_TRAP"]
+    KICK_IGNORED = _N["EV_KICK_IGNORED"]
+    KICK_EVENTFD = _N["EV_KICK_EVENTFD"]
+    QUEUE_NOTIFY = _N["EV_QUEUE_NOTIFY"]
+    REQUEST = _N["EV_REQUEST"]
+    INTERRUPT = _N["EV_INTERRUPT"]
+    REGISTER = _N["EV_REGISTER"]
+    STATUS = _N["EV_STATUS"]
+    ASSIGN = _N["EV_ASSIGN"]
+    DEASSIGN = _N["EV_DEASSIGN"]
+    ATTACH = _N["EV_ATTACH"]
+    DETACH = _N["EV_DETACH"]
+    DRAIN = _N["EV_DRAIN"]
+    OWNER = _N["EV_OWNER"]
+    RUNSTATE = _N["EV_RUNSTATE"]
+    STEP = _N["EV_STEP"]
+    STEP_DONE = _N["EV_STEP_DONE"]
+    PCI_WRITE = _N["EV_PCI_WRITE"]
+    BROKEN = _N["EV_BROKEN"]
+    CRASH = _N["EV_CRASH"]
+    EXIT = _N["EV_EXIT"]
+    DEVICE_RESET = _N["EV_DEVICE_RESET"]
+    ROLL_BACK = _N["EV_ROLL_BACK"]
+    CLOSE_FD = _N["EV_CLOSE_FD"]
+
+
+class Run(IntEnum):
+    """Who runs a queue (RUN_*)."""
+
+    TRAP = _N["RUN_TRAP"]
+    IOTHREAD = _N["RUN_IOTHREAD"]
+    DRAIN = _N["RUN_DRAIN"]
+    RESUME = _N["RUN_RESUME"]
+
+
+class Ignored(IntEnum):
+    """Why a kick did nothing (IGNORED_*, rule R12)."""
+
+    NO_RING = _N["IGNORED_NO_RING"]
+    INDEX = _N["IGNORED_INDEX"]
+    BROKEN = _N["IGNORED_BROKEN"]
+
+
+class IrqWay(IntEnum):
+    """How an interrupt went (IRQ_WAY_*)."""
+
+    NONE = _N["IRQ_WAY_NONE"]
+    MSIX = _N["IRQ_WAY_MSIX"]
+    MASKED = _N["IRQ_WAY_MASKED"]
+    ISR = _N["IRQ_WAY_ISR"]
+
+
+class Owner(IntEnum):
+    """Who serves a notifier (OWNER_*)."""
+
+    NONE = _N["OWNER_NONE"]
+    VMM = _N["OWNER_VMM"]
+    BACKEND = _N["OWNER_BACKEND"]
+
+
+class Cause(IntEnum):
+    """What made the rules act (CAUSE_*)."""
+
+    DRIVER_OK = _N["CAUSE_DRIVER_OK"]
+    DRIVER_NOT_OK = _N["CAUSE_DRIVER_NOT_OK"]
+    STATUS_ZERO = _N["CAUSE_STATUS_ZERO"]
+    PFN_ZERO = _N["CAUSE_PFN_ZERO"]
+    DEVICE_RESET = _N["CAUSE_DEVICE_RESET"]
+    BUS_MASTER_OFF = _N["CAUSE_BUS_MASTER_OFF"]
+    BACKEND = _N["CAUSE_BACKEND"]
+    RESUME = _N["CAUSE_RESUME"]
+    PAUSE = _N["CAUSE_PAUSE"]
+    EXIT = _N["CAUSE_EXIT"]
+
+
+class State(IntEnum):
+    """Run states of a machine (STATE_*)."""
+
+    PAUSED = _N["STATE_PAUSED"]
+    RUNNING = _N["STATE_RUNNING"]
+    CRASHED = _N["STATE_CRASHED"]
+    EXITED = _N["STATE_EXITED"]
+    CLOSED = _N["STATE_CLOSED"]
+
+
+class Broken(IntEnum):
+    """How a guest broke its ring (BROKEN_*)."""
+
+    RING_OUTSIDE = _N["BROKEN_RING_OUTSIDE"]
+    AVAIL_JUMPED = _N["BROKEN_AVAIL_JUMPED"]
+    HEAD = _N["BROKEN_HEAD"]
+    NEXT = _N["BROKEN_NEXT"]
+    LOOP = _N["BROKEN_LOOP"]
+    ORDER = _N["BROKEN_ORDER"]
+    EMPTY_BUFFER = _N["BROKEN_EMPTY_BUFFER"]
+    BUFFER_OUTSIDE = _N["BROKEN_BUFFER_OUTSIDE"]
+    INDIRECT = _N["BROKEN_INDIRECT"]
+    REQUEST_HEADER = _N["BROKEN_REQUEST_HEADER"]
+
+
+class Actor(IntEnum):
+    """Threads of a machine (ACTOR_*); a vCPU is VCPU0 + its index."""
+
+    HOST = _N["ACTOR_HOST"]
+    OWNER = _N["ACTOR_OWNER"]
+    IOTHREAD = _N["ACTOR_IOTHREAD"]
+    BACKEND = _N["ACTOR_BACKEND"]
+    VCPU0 = _N["ACTOR_VCPU0"]
+
+
+Value = int | str
+Reader = Callable[[int], Value]
+
+
+def _word(names: type[IntEnum]) -> Reader:
+    known = {int(member): member.name.lower() for member in names}
+    return lambda number: known.get(number, number)
+
+
+def _upper(names: type[IntEnum]) -> Reader:
+    known = {int(member): member.name for member in names}
+    return lambda number: known.get(number, number)
+
+
+def status_text(value: int) -> str:
+    """STATUS as words: `ACKNOWLEDGE|DRIVER`, `0`."""
+    names = [bit.name or "" for bit in Status if value & bit]
+    rest = value & ~sum(Status)
+    return "|".join(names + ([hex(rest)] if rest else [])) or "0"
+
+
+def _plain(number: int) -> Value:
+    return number
+
+
+def _hex(number: int) -> Value:
+    return hex(number)
+
+
+def _rule(number: int) -> Value:
+    return f"R{number}"
+
+
+# kind -> the names of a, b, c, d, e as far as they are used, each with the reader that makes it legible
+FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
+    Kind.KICK_TRAP: (("value", _plain), ("width_bytes", _plain), ("port", _hex)),
+    Kind.KICK_IGNORED: (("value", _plain), ("why", _word(Ignored))),
+    Kind.KICK_EVENTFD: (("kicks", _plain), ("synthetic", _plain)),
+    Kind.QUEUE_NOTIFY: (("by", _word(Run)),),
+    Kind.REQUEST: (
+        ("type", _upper(BlkType)),
+        ("sector", _plain),
+        ("bytes", _plain),
+        ("status", _upper(BlkStatus)),
+        ("head", _plain),
+    ),
+    Kind.INTERRUPT: (("vector", _plain), ("way", _word(IrqWay))),
+    Kind.REGISTER: (("register", _upper(Register)), ("width_bytes", _plain), ("value", _hex), ("write", _plain)),
+    Kind.STATUS: (("before", status_text), ("after", status_text)),
+    Kind.ASSIGN: (("port", _hex), ("value", _plain), ("fd", _plain), ("errno", _plain)),
+    Kind.DEASSIGN: (("port", _hex), ("value", _plain), ("fd", _plain), ("errno", _plain)),
+    Kind.ATTACH: (("fd", _plain),),
+    Kind.DETACH: (("fd", _plain),),
+    Kind.DRAIN: (("kicks", _plain), ("synthetic", _plain)),
+    Kind.OWNER: (
+        ("before", _word(Owner)),
+        ("after", _word(Owner)),
+        ("rule", _rule),
+        ("cause", _upper(Cause)),
+        ("fd", _plain),
+    ),
+    Kind.RUNSTATE: (("before", _word(State)), ("after", _word(State))),
+    Kind.STEP: (("command", _upper(Command)), ("vcpu", _plain), ("arg0", _plain), ("arg1", _plain)),
+    Kind.STEP_DONE: (
+        ("command", _upper(Command)),
+        ("vcpu", _plain),
+        ("status", _upper(AgentStatus)),
+        ("result0", _plain),
+    ),
+    Kind.PCI_WRITE: (("offset", _hex), ("width_bytes", _plain), ("value", _hex)),
+    Kind.BROKEN: (("reason", _word(Broken)), ("detail", _hex)),
+    Kind.CRASH: (("reason", _plain), ("rip", _hex), ("vcpu", _plain)),
+    Kind.EXIT: (("exit_code", _plain),),
+    Kind.DEVICE_RESET: (),
+    Kind.ROLL_BACK: (("queues_undone", _plain), ("errno", _plain)),
+    Kind.CLOSE_FD: (("fd", _plain),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record of the feed.
+
+    `seq` counts from 1 without gaps in the order the events began; `time_ns` is CLOCK_MONOTONIC; `actor` is the
+    thread that did it; `queue` is None where no queue is concerned; `values` holds the fields of FIELDS[kind].
+    """
+
+    seq: int
+    time_ns: int
+    kind: Kind
+    actor: str
+    queue: int | None
+    values: dict[str, Value] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The kind in lower case, as filters take it: `owner`, `queue_notify`."""
+        return self.kind.name.lower()
+
+    def __getitem__(self, key: str) -> Value:
+        """A field by name: `event["rule"]`."""
+        return self.values[key]
+
+    def __str__(self) -> str:
+        where = f"queue {self.queue} " if self.queue is not None else ""
+        if self.kind is Kind.OWNER:
+            said = "{before} -> {after} because {cause} ({rule})".format(**self.values)
+        else:
+            said = " ".join(f"{name}={value}" for name, value in self.values.items())
+        return f"{self.actor:<9} {where}{self.name} {said}".rstrip()
+
+
+def actor_text(number: int) -> str:
+    """`vcpu1`, `iothread`, `owner` ..."""
+    if number >= Actor.VCPU0:
+        return f"vcpu{number - Actor.VCPU0}"
+    return Actor(number).name.lower()
+
+
+def decode(
+    seq: int, time_ns: int, kind: int, actor: int, queue: int, numbers: tuple[int, int, int, int, int]
+) -> Event:
+    """An Event from the numbers of a record."""
+    shape = FIELDS[Kind(kind)]
+    values = {name: read(number) for (name, read), number in zip(shape, numbers, strict=False)}
+    return Event(seq, time_ns, Kind(kind), actor_text(actor), queue if queue >= 0 else None, values)

@@ -1,0 +1,59 @@
+"""Who tells, who listens? Every thread emits into one feed; a reader copies from it and can disturb nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labkit.native import ffi, lib
+from labkit.trace.events import Event, Kind, decode
+
+_BATCH = 4096
+
+
+class Feed:
+    """The feed of one machine, over the ring in the C core. After `keep` it answers from its own copy."""
+
+    def __init__(self, native_machine: Any) -> None:
+        self._feed: Any = native_machine.feed
+        self._kept: list[tuple[Any, int]] = []
+        self._kept_lost = self._last = 0
+
+    def emit(self, kind: Kind, queue: int = -1, *numbers: int) -> None:
+        """Record an event from Python; the C core emits its own. Numbers are stored modulo 2**64."""
+        if self._feed is not None:
+            padded = [number & 0xFFFFFFFFFFFFFFFF for number in numbers] + [0] * (5 - len(numbers))
+            lib.lk_feed_emit(self._feed, kind, queue, *padded)
+
+    def position(self) -> int:
+        """How many events were emitted so far: a mark to read from later."""
+        return self._last if self._feed is None else int(lib.lk_feed_next(self._feed))
+
+    def read(self, since: int = 0) -> tuple[list[Event], int]:
+        """Events from position `since` on, and how many of them were overwritten before they could be read."""
+        batches, lost = self._batches(since)
+        return [_event(batch[i]) for batch, count in batches for i in range(count) if batch[i].seq > since], lost
+
+    def _batches(self, since: int) -> tuple[list[tuple[Any, int]], int]:
+        """Raw records, as arrays with the number of records in each."""
+        if self._feed is None:
+            return self._kept, self._kept_lost
+        at, lost_now, lost = ffi.new("uint64_t *", since), ffi.new("uint64_t *"), 0
+        batches: list[tuple[Any, int]] = []
+        while True:
+            out = ffi.new("lk_event[]", min(_BATCH, max(1, self.position() - at[0])))
+            copied = lib.lk_feed_read(self._feed, at, out, len(out), lost_now)
+            lost += lost_now[0]
+            batches.append((out, copied))
+            if copied < len(out) or at[0] >= self.position():
+                return batches, lost
+
+    def keep(self) -> None:
+        """Copy what is there out of the C core: called once, just before the ring is freed."""
+        if self._feed is not None:
+            (self._kept, self._kept_lost), self._last = self._batches(0), self.position()
+            self._feed = None
+
+
+def _event(record: Any) -> Event:
+    numbers = (record.a, record.b, record.c, record.d, record.e)
+    return decode(record.seq, record.time_ns, record.kind, record.actor, record.queue, numbers)

@@ -1,0 +1,32 @@
+"""How does an object print itself as the last line of a cell? One small HTML table, and the same as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+
+def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """An HTML table with a caption and column headings; everything is escaped."""
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def named(caption: str, values: Mapping[str, object]) -> str:
+    """An HTML table of two columns, name and value."""
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>' for name, value in values.items()
+    )
+    return f"<table><caption>{escape(caption)}</caption><tbody>{body}</tbody></table>"
+
+
+def fields(values: Mapping[str, object]) -> str:
+    """`name=value` pairs in one line."""
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+def lines(caption: str, values: Mapping[str, object]) -> str:
+    """The plain form of `named`: one aligned line each."""
+    width = max(map(len, values), default=0)
+    return "\n".join([caption, *(f"  {name:<{width}}  {value}" for name, value in values.items())])

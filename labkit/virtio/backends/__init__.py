@@ -1,0 +1,1 @@
+"""What stands behind a device: disk images so far."""

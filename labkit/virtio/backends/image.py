@@ -1,0 +1,91 @@
+"""Where do a disk's sectors live? In a raw image file, opened with care, or in memory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from labkit.abi import BLK_ID_BYTES, SECTOR_BYTES
+from labkit.errors import UsageError
+
+RAM_DISK_BYTES = 16 << 20
+RAM_DISK_LABEL = b"labkit RAM disk, sector 0\n"
+IMAGE_MAX_BYTES = 1 << 41  # 2 TiB: 2**32 sectors, as far as a guest with 32-bit sector numbers can reach
+NOT_RAW = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"conectix": "VHD", b"vhdxfile": "VHDX"}
+
+
+class Image:
+    """An open image. `fd` belongs to it; `sectors` counts 512-byte sectors."""
+
+    def __init__(self, fd: int, size_bytes: int, *, writable: bool, name: str) -> None:
+        self.fd, self.writable, self.name = fd, writable, name
+        self.sectors = size_bytes // SECTOR_BYTES
+
+    @property
+    def identity(self) -> bytes:
+        """What GET_ID answers: the file's name, cut to 20 bytes."""
+        return self.name.encode()[:BLK_ID_BYTES].ljust(BLK_ID_BYTES, b"\0")
+
+    def close(self) -> None:
+        """Close it (which drops its lock); idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def ram_disk() -> Image:
+    """16 MiB of memory as a writable disk; sector 0 says what it is."""
+    fd = os.memfd_create("labkit-disk", os.MFD_CLOEXEC)
+    os.ftruncate(fd, RAM_DISK_BYTES)
+    os.pwrite(fd, RAM_DISK_LABEL, 0)
+    return Image(fd, RAM_DISK_BYTES, writable=True, name="RAM disk")
+
+
+def open_image(path: Path, *, writable: bool) -> Image:
+    """Open a raw image or block device; read-only unless `writable`.
+
+    UsageError: missing, not a file, not raw, empty, not a multiple of 512 bytes, over 2 TiB, no permission, or in use
+    by a writer (a writer needs the image for itself).
+    """
+    try:
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UsageError(f"disk {path}: {error.strerror}") from error
+    try:
+        size = _checked_size(fd, path)
+        _lock(fd, path, writable=writable)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Image(fd, size, writable=writable, name=path.name)
+
+
+def _checked_size(fd: int, path: Path) -> int:
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise UsageError(f"disk {path}: neither a file nor a block device")
+    size = os.lseek(fd, 0, os.SEEK_END)
+    start = os.pread(fd, 8, 0)
+    for magic, form in NOT_RAW.items():
+        if start.startswith(magic):
+            raise UsageError(f"disk {path}: a {form} image; labkit reads raw ones: qemu-img convert -O raw")
+    if not size:
+        raise UsageError(f"disk {path}: it is empty")
+    if size % SECTOR_BYTES:
+        raise UsageError(f"disk {path}: {size} bytes are not a whole number of {SECTOR_BYTES}-byte sectors")
+    if size > IMAGE_MAX_BYTES:
+        raise UsageError(f"disk {path}: {size} bytes are more than the {IMAGE_MAX_BYTES >> 40} TiB labkit offers")
+    return size
+
+
+def _lock(fd: int, path: Path, *, writable: bool) -> None:
+    """One writer, or any number of readers."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:
+            raise UsageError(f"disk {path}: cannot be locked: {error.strerror}") from error
+        raise UsageError(f"disk {path}: in use by another machine that may write it") from error

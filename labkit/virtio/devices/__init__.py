@@ -1,0 +1,1 @@
+"""The devices, one file each, all of one shape (base.py)."""

@@ -1,0 +1,46 @@
+"""What makes a device? Its PCI identity, its queues, its features, its config bytes; what it does with a kick is in C."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from labkit.abi import NUMBERS, VIRTIO_VENDOR, Feature
+
+
+class Device:
+    """One device model. A subclass sets the class attributes and overrides what differs."""
+
+    name: ClassVar[str]
+    kind: ClassVar[int]  # DEVICE_* of the C core
+    pci_device: ClassVar[int]
+    virtio_type: ClassVar[int]
+    pci_class: ClassVar[int] = 0x00FF  # unclassified
+    queue_sizes: ClassVar[tuple[int, ...]]
+    vectors: ClassVar[int]
+    ioeventfd_default: ClassVar[bool] = False  # R1: off unless the device's drivers are known not to spin
+    takes_disk: ClassVar[bool] = False
+
+    def host_features(self) -> int:
+        """HOST_FEATURES: what the transport offers with every device."""
+        return Feature.NOTIFY_ON_EMPTY | Feature.INDIRECT_DESC | Feature.BAD_FEATURE
+
+    def config(self) -> bytes:
+        """The device's own config space."""
+        return b""
+
+    def attach(self, native: Any) -> None:
+        """Tell the C core's device what it needs beyond its queues."""
+
+    def close(self) -> None:
+        """Release the backend."""
+
+    def pci_header(self) -> dict[str, tuple[int, int]]:
+        """Config space identity: name in abi.h -> (value, bytes)."""
+        return {
+            "PCI_VENDOR_ID": (VIRTIO_VENDOR, 2),
+            "PCI_DEVICE_ID": (self.pci_device, 2),
+            "PCI_CLASS": (self.pci_class, 2),
+            "PCI_SUBSYSTEM_VENDOR": (VIRTIO_VENDOR, 2),
+            "PCI_SUBSYSTEM_ID": (self.virtio_type, 2),
+            "PCI_INTERRUPT_PIN": (NUMBERS["PCI_INTERRUPT_PIN_A"], 1),
+        }

@@ -1,0 +1,276 @@
+"""What does a guest see at BAR0? The register map of a legacy virtio-pci device; no policy, that is notifier.py.
+
+No register checks the width of an access: whatever starts at its offset reaches it. An unknown read gives all ones.
+With MSI-X on, two vector registers appear at 20 and 22, and the device's own config moves from 20 to 24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from labkit import views
+from labkit.abi import (
+    CONFIG_MSIX,
+    CONFIG_NO_MSIX,
+    NO_VECTOR,
+    NUMBERS,
+    QUEUE_MAX,
+    Feature,
+    PciCommand,
+    Register,
+    Status,
+)
+from labkit.memory import GuestMemory
+from labkit.native import lib
+from labkit.pc.bus import ALL_ONES, Bus
+from labkit.pc.msix import BAR_BYTES as MSIX_BAR_BYTES
+from labkit.pc.msix import CONTROL as MSIX_CONTROL
+from labkit.pc.msix import Msix
+from labkit.pc.pci import COMMAND, Bar, PciFunction
+from labkit.trace.events import Cause, Kind, status_text
+from labkit.trace.feed import Feed
+from labkit.virtio.devices.base import Device
+from labkit.virtio.notifier import HostNotifiers, Ioeventfds, Situation
+from labkit.virtio.queue import Queue
+
+
+@dataclass(frozen=True)
+class Access:
+    """A row of the register map: natural width in bytes, and what a read or a write does (None: ignored)."""
+
+    width: int
+    read: Callable[[Proxy], int] | None
+    write: Callable[[Proxy, int], None] | None
+    msix_only: bool = False
+
+
+class Proxy(PciFunction):
+    """One virtio device on the PCI bus: config space, BAR0 registers, MSI-X, and its host notifiers."""
+
+    def __init__(
+        self,
+        model: Device,
+        native: Any,
+        memory: GuestMemory,
+        buses: tuple[Bus, Bus],
+        cpu: Any,
+        loop: Any,
+        feed: Feed,
+        *,
+        revision: str,
+        ioeventfd: bool,
+    ) -> None:
+        super().__init__(model.pci_header(), *buses)
+        self.model, self.device, self.memory, self.feed = model, native, memory, feed
+        self.status = 0
+        self.queue_sel = 0
+        self.config_vector = NO_VECTOR
+        self.notify_base = 0
+        self.msix = Msix(self, model.vectors, native, cpu)
+        ioeventfds: Ioeventfds = cpu
+        self.notifiers = HostNotifiers(
+            self, native, ioeventfds, loop, feed, revision=revision, ioeventfd=ioeventfd
+        )
+        for index, num in enumerate(model.queue_sizes):
+            native.vq[index].num = num
+        self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
+        self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
+        self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))
+
+    # -- what the rules act on (notifier.Transport) -----------------------------------------------------------------
+
+    @property
+    def bus_master(self) -> bool:
+        """Bus-master in COMMAND."""
+        return bool(self.command & PciCommand.MASTER)
+
+    def reset_virtio(self) -> None:
+        """Rings, features, status, ISR, selection and vectors as at power-on."""
+        lib.lk_device_reset(self.device)
+        self.status = self.queue_sel = 0
+        self.config_vector = NO_VECTOR
+
+    def release_vectors(self) -> None:
+        """Nothing to count here: a vector is in use while a register names it, and the reset has cleared them."""
+
+    def reset_msix(self) -> None:
+        """MSI-X off, all vectors masked."""
+        self.msix.reset()
+
+    # -- registers ----------------------------------------------------------------------------------------------------
+
+    def read_register(self, offset: int, width: int) -> int:
+        """A read in BAR0."""
+        config = self._config_at()
+        if offset >= config:
+            return self._read_device_config(offset - config, width)
+        access = self._access(offset)
+        value = ALL_ONES[width] if access is None or access.read is None else access.read(self)
+        self.feed.emit(Kind.REGISTER, -1, offset, width, value & ALL_ONES[width], 0)
+        return value
+
+    def write_register(self, offset: int, width: int, value: int) -> None:
+        """A write in BAR0; device config is read-only in every device so far."""
+        if offset >= self._config_at():
+            return
+        self.feed.emit(Kind.REGISTER, -1, offset, width, value, 1)
+        access = self._access(offset)
+        if access is not None and access.write is not None:
+            access.write(self, value)
+
+    def _access(self, offset: int) -> Access | None:
+        access = REGISTERS.get(offset)
+        return None if access is None or (access.msix_only and not self.msix.enabled) else access
+
+    def _config_at(self) -> int:
+        return CONFIG_MSIX if self.msix.enabled else CONFIG_NO_MSIX
+
+    def _read_device_config(self, offset: int, width: int) -> int:
+        config = self.model.config()
+        return int.from_bytes(config[offset : offset + width].ljust(width, b"\xff"), "little")
+
+    @property
+    def _selected(self) -> Any:
+        return self.device.vq[self.queue_sel]
+
+    def _write_features(self, value: int) -> None:
+        offered = self.model.host_features()
+        self.device.guest_features = 0 if value & Feature.BAD_FEATURE else value & offered
+
+    def _write_pfn(self, value: int) -> None:
+        if value == 0:
+            self.notifiers.happens(Situation(Cause.PFN_ZERO))
+        else:
+            lib.lk_queue_set_pfn(self.device, self.queue_sel, value)
+
+    def _write_sel(self, value: int) -> None:
+        if value < QUEUE_MAX:
+            self.queue_sel = value
+
+    def _write_status(self, value: int) -> None:
+        status = value & 0xFF
+        if status & Status.DRIVER_OK:
+            cause = Cause.DRIVER_OK
+        else:
+            cause = Cause.DRIVER_NOT_OK if status else Cause.STATUS_ZERO
+        self.notifiers.happens(Situation(cause, status=status))
+
+    def _read_isr(self) -> int:
+        """Read-and-clear."""
+        isr = int(self.device.isr)
+        self.device.isr = 0
+        return isr
+
+    def _write_config_vector(self, value: int) -> None:
+        self.config_vector = self._known_vector(value)
+
+    def _write_queue_vector(self, value: int) -> None:
+        self._selected.vector = self._known_vector(value)
+
+    def _known_vector(self, value: int) -> int:
+        return value if value < self.msix.count else NO_VECTOR
+
+    # -- PCI config -----------------------------------------------------------------------------------------------------
+
+    def write_config(self, offset: int, width: int, value: int) -> None:
+        """A config write; COMMAND with bus-master clear goes by rule R8, and MSI-X control takes effect."""
+        self.feed.emit(Kind.PCI_WRITE, -1, offset, width, value)
+
+        def write() -> None:
+            PciFunction.write_config(self, offset, width, value)
+
+        if offset == COMMAND and not value & PciCommand.MASTER:
+            self.notifiers.happens(Situation(Cause.BUS_MASTER_OFF, write_config=write))
+        else:
+            write()
+        if offset < MSIX_CONTROL + 2 and offset + width > MSIX_CONTROL:
+            self.msix.control_written()
+
+    def bar_moved(self, bar: Bar) -> None:
+        """The trap path of a kick follows BAR0 at once; what is assigned in KVM stays where it was (v6)."""
+        if bar.index == 0:
+            self.device.notify_port = bar.mapped.start + Register.QUEUE_NOTIFY if bar.mapped else 0
+            if bar.mapped:
+                self.notify_base = bar.mapped.start
+
+    def reset(self) -> None:
+        """R7, then PCI as after power-on: nothing decoded, BARs empty."""
+        self.notifiers.happens(Situation(Cause.DEVICE_RESET))
+        self.put(COMMAND, 2, 0)
+        for bar in self.bars:
+            self.put(bar.register, 4, NUMBERS["PCI_BAR_IO"] if bar.io else 0)
+        self.map_bars()
+
+    def close(self) -> None:
+        """R11; then the vectors."""
+        self.notifiers.close()
+        self.msix.close()
+
+    # -- for people -------------------------------------------------------------------------------------------------------
+
+    @property
+    def flags(self) -> str:
+        """USE_IOEVENTFD and BUS_MASTER_BUG, as far as set."""
+        names = {"BUS_MASTER_BUG": self.notifiers.bus_master_bug, "USE_IOEVENTFD": self.notifiers.ioeventfd}
+        return "|".join(name for name, is_set in names.items() if is_set) or "0"
+
+    @property
+    def ioeventfd_started(self) -> bool:
+        """Are the host notifiers started?"""
+        return self.notifiers.started
+
+    def values(self) -> dict[str, object]:
+        """What a cell shows of the proxy."""
+        broken = " (broken: reset it)" if self.device.broken else ""
+        return {
+            "device": self.model.name + broken,
+            "STATUS": status_text(self.status),
+            "COMMAND": "|".join(bit.name or "" for bit in PciCommand if self.command & bit) or "0",
+            "flags": self.flags,
+            "ioeventfd_started": self.ioeventfd_started,
+            "revision": self.notifiers.revision,
+            "GUEST_FEATURES": hex(self.device.guest_features),
+            "QUEUE_SEL": self.queue_sel,
+            "ISR": self.device.isr,
+            "MSI-X": "on" if self.msix.enabled else "off",
+        }
+
+    def _repr_html_(self) -> str:
+        return views.named(f"virtio-{self.model.name}", self.values())
+
+    def __repr__(self) -> str:
+        return views.lines(f"virtio-{self.model.name}", self.values())
+
+
+class _Registers:
+    """BAR0 as the port bus sees it."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    def read(self, offset: int, width: int) -> int:
+        return self._proxy.read_register(offset, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        self._proxy.write_register(offset, width, value)
+
+
+# register -> (width, read, write). QUEUE_NOTIFY never gets here: the C core serves it (native/vcpu.c).
+REGISTERS: dict[int, Access] = {
+    Register.HOST_FEATURES: Access(4, lambda p: p.model.host_features(), None),
+    Register.GUEST_FEATURES: Access(4, lambda p: int(p.device.guest_features), Proxy._write_features),
+    Register.QUEUE_PFN: Access(4, lambda p: int(p._selected.pfn), Proxy._write_pfn),
+    Register.QUEUE_NUM: Access(2, lambda p: int(p._selected.num), None),
+    Register.QUEUE_SEL: Access(2, lambda p: p.queue_sel, Proxy._write_sel),
+    Register.QUEUE_NOTIFY: Access(2, None, None),
+    Register.STATUS: Access(1, lambda p: p.status, Proxy._write_status),
+    Register.ISR: Access(1, Proxy._read_isr, None),
+    Register.MSI_CONFIG_VECTOR: Access(2, lambda p: p.config_vector, Proxy._write_config_vector, msix_only=True),
+    Register.MSI_QUEUE_VECTOR: Access(2, lambda p: int(p._selected.vector), Proxy._write_queue_vector, msix_only=True),
+}
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
