@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from labkit import cpu as cpus
-from labkit.abi import NUMBERS, PORT_EXIT, QUEUE_MAX
+from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT, QUEUE_MAX
 from labkit.cpu.entry import Entry, lab_entry, multiboot_entry
 from labkit.errors import GuestError, HostError
 from labkit.loader import Image
@@ -110,6 +110,7 @@ class Board:
         )
         self._undo.append(self._remove_device)
         self.pci.functions[NUMBERS["VIRTIO_SLOT"]] = self.proxy
+        firmware.assign_bars(self.proxy)
         self.runstate.listen(self._state_changed)
 
     def _remove_device(self) -> None:
@@ -202,18 +203,18 @@ class Board:
         plan, memory = self.plan, self.memory
         for segment in plan.image.segments:
             memory.write(segment.gpa, segment.data.ljust(segment.size, b"\0"))
-        info = firmware.write_multiboot_info(memory, plan.command_line)
+        firmware.write_multiboot_info(memory, plan.command_line)
         if plan.image.lab:
             firmware.write_page_tables(memory)
-        firmware.assign_bars(self.proxy)
-        for vcpu in self.cpu.vcpus:
-            vcpu.enter(self._entry(vcpu.index, info))
+        for vcpu, entry in zip(self.cpu.vcpus, self._entries, strict=True):
+            vcpu.enter(entry)
 
-    def _entry(self, index: int, info_gpa: int) -> Entry:
-        image = self.plan.image
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        image, vcpus, info = self.plan.image, self.plan.vcpus, GPA_MULTIBOOT_INFO
         if image.lab:
-            return lab_entry(image.entry, index, self.plan.vcpus, info_gpa)
-        return multiboot_entry(image.entry, index, info_gpa)
+            return [lab_entry(image.entry, index, vcpus, info) for index in range(vcpus)]
+        return [multiboot_entry(image.entry, index, info) for index in range(vcpus)]
 
     def _stop_vcpus(self) -> None:
         self.device.stopping = 1

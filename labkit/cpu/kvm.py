@@ -163,6 +163,8 @@ class KvmVcpu:
             self.native = lib.lk_vcpu_new(memory.native, index, self.fd, self._page)
             ioctl(self.fd, "KVM_SET_CPUID2", self._cpuid())
             self._fresh = self._save()
+            self._entry: Entry | None = None
+            self._loaded: dict[str, Any] = {}
         except BaseException:
             self.close()
             raise
@@ -191,6 +193,22 @@ class KvmVcpu:
 
     def enter(self, entry: Entry) -> None:
         """Registers, local APIC, pending events and halt state as at power-on, then the entry's own."""
+        for name, struct in self._entry_state(entry).items():
+            ioctl(self.fd, name.format("SET"), struct)
+
+    def _entry_state(self, entry: Entry) -> dict[str, Any]:
+        """The structs of an entry; made once, since a reset loads the same ones again."""
+        if self._entry is not entry:
+            runs = lib.KVM_MP_STATE_UNINITIALIZED if entry.waits_for_sipi else lib.KVM_MP_STATE_RUNNABLE
+            self._entry, self._loaded = entry, {
+                **self._fresh,
+                "KVM_{}_SREGS": self._entry_sregs(entry),
+                "KVM_{}_REGS": ffi.new("struct kvm_regs *", {"rip": entry.rip, "rflags": 2, **entry.registers}),
+                "KVM_{}_MP_STATE": ffi.new("struct kvm_mp_state *", {"mp_state": runs}),
+            }
+        return self._loaded
+
+    def _entry_sregs(self, entry: Entry) -> Any:
         sregs = ffi.new("struct kvm_sregs *", self._fresh["KVM_{}_SREGS"][0])
         code = _segment(CODE_SELECTOR, CODE_TYPE, long_mode=entry.long_mode)
         data = _segment(DATA_SELECTOR, DATA_TYPE)
@@ -199,13 +217,7 @@ class KvmVcpu:
         sregs.tr.type, sregs.tr.present = TSS_TYPE, 1
         for name, value in entry.control.items():
             setattr(sregs, name, value)
-        regs = ffi.new("struct kvm_regs *", {"rip": entry.rip, "rflags": 2, **entry.registers})
-        runs = lib.KVM_MP_STATE_UNINITIALIZED if entry.waits_for_sipi else lib.KVM_MP_STATE_RUNNABLE
-        ioctl(self.fd, "KVM_SET_SREGS", sregs)
-        ioctl(self.fd, "KVM_SET_REGS", regs)
-        ioctl(self.fd, "KVM_SET_LAPIC", self._fresh["KVM_{}_LAPIC"])
-        ioctl(self.fd, "KVM_SET_VCPU_EVENTS", self._fresh["KVM_{}_VCPU_EVENTS"])
-        ioctl(self.fd, "KVM_SET_MP_STATE", ffi.new("struct kvm_mp_state *", {"mp_state": runs}))
+        return sregs
 
     def registers(self) -> dict[str, int]:
         """General registers, RIP and RFLAGS."""

@@ -23,8 +23,10 @@ def assign_bars(function: PciFunction) -> None:
     """BAR0 at BAR0_FIRST, BAR1 at GPA_MSIX_BAR, both decoded; bus-master is left to the driver."""
     homes = {True: NUMBERS["BAR0_FIRST"], False: abi.GPA_MSIX_BAR}
     for bar in function.bars:
-        function.write_config(bar.register, BAR_BYTES, homes[bar.io])
-    function.write_config(COMMAND, 2, PciCommand.IO | PciCommand.MEMORY)
+        function.put(bar.register, BAR_BYTES, homes[bar.io] | function.get(bar.register, BAR_BYTES))
+    function.put(COMMAND, 2, PciCommand.IO | PciCommand.MEMORY)
+    function.map_bars()
+    function.remember_power_on()
 
 
 def write_page_tables(memory: GuestMemory) -> None:
@@ -32,8 +34,8 @@ def write_page_tables(memory: GuestMemory) -> None:
     memory.write(abi.GPA_PAGE_TABLES, page_tables())
 
 
-def write_multiboot_info(memory: GuestMemory, command_line: str) -> int:
-    """The multiboot 1 information structure: memory, command line, memory map, loader name. Returns its address."""
+def write_multiboot_info(memory: GuestMemory, command_line: str) -> None:
+    """The multiboot 1 information structure: memory, command line, memory map, loader name; at GPA_MULTIBOOT_INFO."""
     base = abi.GPA_MULTIBOOT_INFO
     text = command_line.encode() + b"\0"
     mmap = _memory_map(memory.size_bytes)
@@ -48,7 +50,6 @@ def write_multiboot_info(memory: GuestMemory, command_line: str) -> int:
     info = info.ljust(44, b"\0") + struct.pack("<2I", len(mmap), mmap_at)
     info = info.ljust(64, b"\0") + struct.pack("<I", name_at)
     memory.write(base, info.ljust(INFO_BYTES, b"\0") + LOADER_NAME + mmap + text)
-    return base
 
 
 def _memory_map(size_bytes: int) -> bytes:

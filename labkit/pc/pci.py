@@ -47,6 +47,7 @@ class PciFunction:
         self.config = bytearray(CONFIG_BYTES)
         self.writable = bytearray(CONFIG_BYTES)
         self.bars: list[Bar] = []
+        self._power_on = b""
         self._buses = {True: ports, False: mmio}
         for name, (value, size) in header.items():
             self.put(NUMBERS[name], size, value)
@@ -70,6 +71,15 @@ class PciFunction:
         self.bars.append(bar)
         self.put(bar.register, BAR_BYTES, BAR_IO if bar.io else 0)
         self.allow(bar.register, BAR_BYTES, bar.writable)
+
+    def remember_power_on(self) -> None:
+        """What is there now is what `reset` goes back to: the firmware has done its work."""
+        self._power_on = bytes(self.config)
+
+    def reset(self) -> None:
+        """Config space as the firmware left it."""
+        self.config[:] = self._power_on
+        self.map_bars()
 
     @property
     def command(self) -> PciCommand:

@@ -196,12 +196,9 @@ class Proxy(PciFunction):
                 self.notify_base = bar.mapped.start
 
     def reset(self) -> None:
-        """R7, then PCI as after power-on: nothing decoded, BARs empty."""
+        """R7, then config space as the firmware left it."""
         self.notifiers.happens(Situation(Cause.DEVICE_RESET))
-        self.put(COMMAND, 2, 0)
-        for bar in self.bars:
-            self.put(bar.register, 4, NUMBERS["PCI_BAR_IO"] if bar.io else 0)
-        self.map_bars()
+        super().reset()
 
     def close(self) -> None:
         """R11; then the vectors."""
