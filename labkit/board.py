@@ -69,7 +69,7 @@ class Board:
             self._tear_down()
             raise
 
-    # -- building, and the undoing of each part right beside it ---------------------------------------------------------
+    # -- building, and the undoing of each part right beside it --------------------------------------------------------
 
     def _build(self) -> None:
         plan, undo = self.plan, self._undo
@@ -149,7 +149,7 @@ class Board:
         while self._undo:
             self._undo.pop()()
 
-    # -- what the owner thread does -------------------------------------------------------------------------------------
+    # -- what the owner thread does ------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """vCPUs out of the guest, then the listeners: STOP (R10)."""
@@ -246,7 +246,7 @@ class Board:
         finally:
             lib.lk_lock_release(self.memory.native)
 
-    # -- what the vCPU threads and the iothread do ------------------------------------------------------------------------
+    # -- what the vCPU threads and the iothread do ---------------------------------------------------------------------
 
     def _run_loop(self) -> None:
         result = lib.lk_loop_run(self.loop)
@@ -262,7 +262,7 @@ class Board:
                 else:
                     with self.locked():
                         self._access(vcpu.exit)
-            except Exception as error:  # a fault of ours must not look like a guest that hangs
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not look like a guest that hangs
                 self._host_failed(error)
 
     def _access(self, left: Any) -> None:

@@ -1,4 +1,4 @@
-"""How does a notebook drive the guest? One driver step at a time, through the agent that parks in it (guests/agent.c)."""
+"""How does a notebook drive the guest? One driver step at a time, through the agent parked in it (guests/agent.c)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Guest:
     def __init__(self, board: Board, irq: Irq) -> None:
         self._board, self._irq = board, irq
 
-    # -- the steps of the driver ----------------------------------------------------------------------------------------
+    # -- the steps of the driver ---------------------------------------------------------------------------------------
 
     def negotiate(self, features: int = 0xFFFFFFFF, queues: int = 0) -> Negotiated:
         """Find the device and bring it up as far as ACKNOWLEDGE|DRIVER: features, rings, interrupt vectors.
@@ -142,7 +142,7 @@ class Guest:
         r = self._step(Command.WAIT, queue, completions, self._ticks(timeout_s), timeout_s=timeout_s)
         return Completion(*r[:6])
 
-    # -- whole requests ---------------------------------------------------------------------------------------------------
+    # -- whole requests ------------------------------------------------------------------------------------------------
 
     def read(self, sector: int, count: int = 1, timeout_s: float = TIMEOUT_S) -> bytes:
         """`count` sectors from `sector`, through ring, kick and interrupt. Brings the driver up if it is not."""
@@ -189,7 +189,7 @@ class Guest:
             self.set_driver_ok()
             return step()
 
-    # -- load ---------------------------------------------------------------------------------------------------------------
+    # -- load ----------------------------------------------------------------------------------------------------------
 
     def storm(
         self,
@@ -201,7 +201,7 @@ class Guest:
         vcpus: int | None = None,
         timeout_s: float = 60.0,
     ) -> Storm:
-        """`requests` reads (or writes) with `depth` in flight on queue 0, shared by `vcpus` (None: all) under one lock."""
+        """`requests` reads or writes on queue 0, `depth` in flight, shared by `vcpus` (None: all) under one lock."""
         taking_part = vcpus or len(self._board.cpu.vcpus)
         if not 1 <= taking_part <= len(self._board.cpu.vcpus):
             raise UsageError(f"storm on {taking_part} vCPUs: the machine has {len(self._board.cpu.vcpus)}")
@@ -237,7 +237,7 @@ class Guest:
         raw = self._board.memory.read(abi.GPA_MAILBOX + abi.MB_SAMPLES, 8 * batches)
         return [ticks * 1e6 / self._board.cpu.tsc_khz / kicks for (ticks,) in struct.iter_unpack("<Q", raw)]
 
-    # -- raw accesses, for the curious and for tests ------------------------------------------------------------------------
+    # -- raw accesses, for the curious and for tests -------------------------------------------------------------------
 
     def port_in(self, port: int, width: int) -> int:
         """`in`: 1, 2 or 4 bytes."""
@@ -267,7 +267,11 @@ class Guest:
         """Break the guest on purpose; GuestError says how it looks from outside."""
         self._step(Command.FAULT, fault, timeout_s=timeout_s)
 
-    # -- one step: mailbox, command, park ---------------------------------------------------------------------------------
+    # -- one step: mailbox, command, park ------------------------------------------------------------------------------
+
+    def _ticks(self, seconds: float) -> int:
+        """Seconds as the guest's TSC counts them."""
+        return int(seconds * self._board.cpu.tsc_khz * 1000)
 
     def parked(self, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until every vCPU is parked: the guest has booted."""

@@ -52,7 +52,7 @@ def lab_guest(name: str) -> Image:
 
 
 @lru_cache(maxsize=16)
-def _load(path: Path, mtime_ns: int, size: int) -> Image:
+def _load(path: Path, mtime_ns: int, size: int) -> Image:  # noqa: ARG001 - they tell one content from another
     entry, segments = _read_elf(path)
     text = path.read_bytes()
     _check_segments(path, segments)

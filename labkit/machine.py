@@ -43,16 +43,16 @@ class Machine:
         self.trace = Trace(board.feed)
         self._finalizer = weakref.finalize(self, _close, board)
 
-    # -- state ----------------------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        """"vm0", "vm1" ... in order of boot."""
+        """ "vm0", "vm1" ... in order of boot."""
         return self._board.name
 
     @property
     def state(self) -> str:
-        """"running", "paused", "crashed" (see `crash`), "exited" (see `exit_code`) or "closed"."""
+        """ "running", "paused", "crashed" (see `crash`), "exited" (see `exit_code`) or "closed"."""
         return self._board.runstate.state.name.lower()
 
     @property
@@ -101,7 +101,7 @@ class Machine:
         result: dict[str, int] = self._board.owner.call(lambda: self._board.look_at(vcpu))
         return result
 
-    # -- commands, each carried out by the owner thread -----------------------------------------------------------------
+    # -- commands, each carried out by the owner thread ----------------------------------------------------------------
 
     def pause(self) -> None:
         """Stop the vCPUs, then the notifiers (R10)."""
@@ -150,7 +150,7 @@ class Machine:
     ) -> None:
         self.close()
 
-    # -- for people -------------------------------------------------------------------------------------------------------
+    # -- for people ----------------------------------------------------------------------------------------------------
 
     def _values(self) -> dict[str, object]:
         plan = self._board.plan
@@ -279,6 +279,6 @@ def _console(native: Any) -> str:
 
 
 def _close(board: Board) -> None:
-    """Close from any thread, also while the interpreter ends and from the collector in one of the board's own threads."""
+    """Close from any thread: also at exit, and from the collector in one of the board's own threads."""
     board.owner.submit(board.close)
     board.owner.join(CLOSE_TIMEOUT_S)

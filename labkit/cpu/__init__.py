@@ -29,8 +29,11 @@ class Cpu(Protocol):
     """A back end: virtual CPUs on guest memory, ioeventfds, MSI by irqfd."""
 
     name: str
-    vcpus: Sequence[Vcpu]
     tsc_khz: int
+
+    @property
+    def vcpus(self) -> Sequence[Vcpu]:
+        """Its vCPUs, by index."""
 
     def assign(self, port: int, length: int, value: int, fd: int) -> None:
         """Let a write of `value`, `length` bytes, to `port` signal `fd`. HostError: EEXIST, ENOSPC, EINVAL."""

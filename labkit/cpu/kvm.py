@@ -100,7 +100,10 @@ class Kvm:
         ioctl(self._fd, "KVM_SET_TSS_ADDR", TSS_GPA)
         split = ffi.new("struct kvm_enable_cap *", {"cap": lib.KVM_CAP_SPLIT_IRQCHIP, "args": [IOAPIC_PINS]})
         ioctl(self._fd, "KVM_ENABLE_CAP", split)
-        region = {"memory_size": memory.size_bytes, "userspace_addr": int(ffi.cast("uintptr_t", memory.native.memory.host))}
+        region = {
+            "memory_size": memory.size_bytes,
+            "userspace_addr": int(ffi.cast("uintptr_t", memory.native.memory.host)),
+        }
         ioctl(self._fd, "KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", region))
 
     def assign(self, port: int, length: int, value: int, fd: int) -> None:
@@ -200,12 +203,15 @@ class KvmVcpu:
         """The structs of an entry; made once, since a reset loads the same ones again."""
         if self._entry is not entry:
             runs = lib.KVM_MP_STATE_UNINITIALIZED if entry.waits_for_sipi else lib.KVM_MP_STATE_RUNNABLE
-            self._entry, self._loaded = entry, {
-                **self._fresh,
-                "KVM_{}_SREGS": self._entry_sregs(entry),
-                "KVM_{}_REGS": ffi.new("struct kvm_regs *", {"rip": entry.rip, "rflags": 2, **entry.registers}),
-                "KVM_{}_MP_STATE": ffi.new("struct kvm_mp_state *", {"mp_state": runs}),
-            }
+            self._entry, self._loaded = (
+                entry,
+                {
+                    **self._fresh,
+                    "KVM_{}_SREGS": self._entry_sregs(entry),
+                    "KVM_{}_REGS": ffi.new("struct kvm_regs *", {"rip": entry.rip, "rflags": 2, **entry.registers}),
+                    "KVM_{}_MP_STATE": ffi.new("struct kvm_mp_state *", {"mp_state": runs}),
+                },
+            )
         return self._loaded
 
     def _entry_sregs(self, entry: Entry) -> Any:

@@ -70,7 +70,8 @@ static int transfer(const lk_blk *blk, blk_request *request)
     uint32_t left = request->count;
     while (left) {
         int now = left < IOV_MAX ? (int)left : IOV_MAX;
-        ssize_t moved = request->header.type == BLK_T_OUT ? pwritev(blk->fd, part, now, at) : preadv(blk->fd, part, now, at);
+        ssize_t moved =
+            request->header.type == BLK_T_OUT ? pwritev(blk->fd, part, now, at) : preadv(blk->fd, part, now, at);
         if (moved < 0 && errno == EINTR)
             continue;
         if (moved <= 0)
@@ -125,8 +126,8 @@ static int serve_one(lk_device *device, lk_vq *vq)
     uint8_t status = execute(&device->blk, &request);
     *request.status = status;
     vq->requests++;
-    lk_feed_emit(device->machine->feed, EV_REQUEST, vq->index, request.header.type, request.header.sector, request.bytes,
-                 status, device->chain->head);
+    lk_feed_emit(device->machine->feed, EV_REQUEST, vq->index, request.header.type, request.header.sector,
+                 request.bytes, status, device->chain->head);
     queue_push(device, vq, device->chain->head, bytes_written(&request, status));
     return 0;
 }

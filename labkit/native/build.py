@@ -24,6 +24,7 @@ def declaration(path: Path) -> str:
 
 
 def builder() -> FFI:
+    """The module: what Python sees of it, its sources and its flags."""
     ffi = FFI()
     for path in (ABI, *(HERE / "decl" / f"{name}.h" for name in (*DECLARATIONS, *KERNEL))):
         ffi.cdef(declaration(path))

@@ -71,7 +71,8 @@ void lk_queue_set_pfn(lk_device *device, unsigned queue, uint32_t pfn)
 
 static int ignored(lk_device *device, unsigned queue, uint64_t value, int why)
 {
-    lk_feed_emit(device->machine->feed, EV_KICK_IGNORED, queue < QUEUE_MAX ? (int)queue : -1, value, (uint64_t)why, 0, 0, 0);
+    lk_feed_emit(device->machine->feed, EV_KICK_IGNORED, queue < QUEUE_MAX ? (int)queue : -1, value, (uint64_t)why, 0,
+                 0, 0);
     return 0;
 }
 
@@ -123,7 +124,8 @@ uint64_t lk_notifier_take(lk_device *device, unsigned queue, int how)
     vq->signalled += kicks;
     if (how == RUN_DRAIN)
         vq->drained += kicks;
-    lk_feed_emit(device->machine->feed, how == RUN_DRAIN ? EV_DRAIN : EV_KICK_EVENTFD, vq->index, kicks, synthetic, 0, 0, 0);
+    lk_feed_emit(device->machine->feed, how == RUN_DRAIN ? EV_DRAIN : EV_KICK_EVENTFD, vq->index, kicks, synthetic, 0,
+                 0, 0);
     return count;
 }
 

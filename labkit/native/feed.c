@@ -46,7 +46,8 @@ void lk_feed_free(lk_feed *feed)
     free(feed);
 }
 
-void lk_feed_emit(lk_feed *feed, uint16_t kind, int32_t queue, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
+void lk_feed_emit(lk_feed *feed, uint16_t kind, int32_t queue, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
+                  uint64_t e)
 {
     struct timespec now;
     uint64_t at = __atomic_fetch_add(&feed->next, 1, __ATOMIC_RELAXED);

@@ -96,7 +96,8 @@ static void host_notifier_read(lk_loop *loop, uint64_t which)
 {
     handler *entry = &loop->slots[which >> 32 & (SLOTS - 1)];
     lk_lock_take(loop->machine);
-    if (entry->fd >= 0 && entry->generation == (uint32_t)which && lk_notifier_take(entry->device, entry->queue, RUN_IOTHREAD))
+    if (entry->fd >= 0 && entry->generation == (uint32_t)which &&
+        lk_notifier_take(entry->device, entry->queue, RUN_IOTHREAD))
         lk_queue_run(entry->device, entry->queue, RUN_IOTHREAD);
     lk_lock_release(loop->machine);
 }

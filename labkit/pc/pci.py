@@ -40,7 +40,7 @@ class Bar:
 
 
 class PciFunction:
-    """A function with a type 0 header. Which bits a guest can write is a mask; BARs follow COMMAND and their registers."""
+    """A function with a type 0 header. A mask says what a guest can write; BARs follow COMMAND and their registers."""
 
     def __init__(self, header: dict[str, tuple[int, int]], ports: Bus, mmio: Bus) -> None:
         """`header`: name in abi.h -> (value, bytes)."""
@@ -99,7 +99,7 @@ class PciFunction:
         self.map_bars()
 
     def map_bars(self) -> None:
-        """Make the claims on the buses what COMMAND and the BAR registers say. An address that is taken maps nothing."""
+        """Claim on the buses what COMMAND and the BAR registers say. An address that is taken maps nothing."""
         for bar in self.bars:
             wanted = self._decoded(bar)
             if wanted == bar.mapped:

@@ -22,7 +22,7 @@ class ConsolePort:
 
 
 class ExitPort:
-    """A write of v ends the machine with exit code (v << 1) | 1: never 0, so that it cannot be taken for a clean end."""
+    """A write of v ends the machine with exit code (v << 1) | 1: never 0, which stands for a clean shutdown."""
 
     def __init__(self, exits: Callable[[int], None]) -> None:
         self._exits = exits

@@ -44,7 +44,9 @@ class Trace:
         return frame(self.events(*kinds, queue=queue, since=since))
 
     def _repr_html_(self) -> str:
-        rows = [(e.actor, "" if e.queue is None else e.queue, e.name, views.fields(e.values)) for e in self.events()[-20:]]
+        rows = [
+            (e.actor, "" if e.queue is None else e.queue, e.name, views.fields(e.values)) for e in self.events()[-20:]
+        ]
         return views.table("last events", ("thread", "queue", "event", "fields"), rows)
 
     def __repr__(self) -> str:

@@ -244,9 +244,7 @@ def actor_text(number: int) -> str:
     return Actor(number).name.lower()
 
 
-def decode(
-    seq: int, time_ns: int, kind: int, actor: int, queue: int, numbers: tuple[int, int, int, int, int]
-) -> Event:
+def decode(seq: int, time_ns: int, kind: int, actor: int, queue: int, numbers: tuple[int, int, int, int, int]) -> Event:
     """An Event from the numbers of a record."""
     shape = FIELDS[Kind(kind)]
     values = {name: read(number) for (name, read), number in zip(shape, numbers, strict=False)}

@@ -83,7 +83,9 @@ V6: dict[Cause, Row] = {
     Cause.STATUS_ZERO: Row(2, (Step.STOP, Step.STORE_STATUS, Step.RESET_VIRTIO, Step.RELEASE_VECTORS)),
     Cause.PFN_ZERO: Row(6, (Step.STOP, Step.RESET_VIRTIO, Step.RELEASE_VECTORS)),
     Cause.DEVICE_RESET: Row(7, (Step.STOP, Step.RESET_VIRTIO, Step.RESET_MSIX, Step.FORGET_BUS_MASTER_BUG)),
-    Cause.BUS_MASTER_OFF: Row(8, (Step.STOP, Step.DROP_DRIVER_OK, Step.WRITE_CONFIG), with_bus_master_bug=(Step.WRITE_CONFIG,)),
+    Cause.BUS_MASTER_OFF: Row(
+        8, (Step.STOP, Step.DROP_DRIVER_OK, Step.WRITE_CONFIG), with_bus_master_bug=(Step.WRITE_CONFIG,)
+    ),
     Cause.BACKEND: Row(9, (Step.STOP, Step.CLEAR_PROPERTY), if_not_started=()),
     Cause.RESUME: Row(10, (Step.START_IF_DRIVER_OK,)),
     Cause.PAUSE: Row(10, (Step.STOP,)),
@@ -98,7 +100,10 @@ class Transport(Protocol):
 
     status: int
     notify_base: int  # BAR0 as last mapped; the port of a kick is this + QUEUE_NOTIFY
-    bus_master: bool
+
+    @property
+    def bus_master(self) -> bool:
+        """Bus-master in PCI COMMAND."""
 
     def reset_virtio(self) -> None:
         """Forget rings, features, status and ISR."""
@@ -133,7 +138,15 @@ class HostNotifiers:
     """The host notifiers of one device, under the rules of one revision. Every call is made under the big lock."""
 
     def __init__(
-        self, transport: Transport, device: Any, cpu: Ioeventfds, loop: Any, feed: Feed, *, revision: str, ioeventfd: bool
+        self,
+        transport: Transport,
+        device: Any,
+        cpu: Ioeventfds,
+        loop: Any,
+        feed: Feed,
+        *,
+        revision: str,
+        ioeventfd: bool,
     ) -> None:
         if revision not in REVISIONS:
             raise UsageError(f"revision={revision!r}: this version knows {', '.join(REVISIONS)}")
@@ -148,7 +161,7 @@ class HostNotifiers:
         self._stranded: list[int] = []  # eventfds of failed deassigns (R15)
         self._transport, self._device, self._cpu, self._loop, self._feed = transport, device, cpu, loop, feed
 
-    # -- the engine: cause -> row -> steps ---------------------------------------------------------------------------
+    # -- the engine: cause -> row -> steps -----------------------------------------------------------------------------
 
     def happens(self, situation: Situation) -> None:
         """Carry out what the table says for this cause."""
@@ -204,7 +217,7 @@ class HostNotifiers:
             self._drain_and_close(queue)
             self._owned_by(queue, Owner.NONE, self.table[Cause.BACKEND].rule, Cause.BACKEND)
 
-    # -- START and STOP, and what they do to one queue: each beside its undoing ---------------------------------------
+    # -- START and STOP, and what they do to one queue: each beside its undoing ----------------------------------------
 
     def _start(self, rule: int, cause: Cause) -> None:
         if not self.ioeventfd or self.started:
@@ -305,7 +318,7 @@ class HostNotifiers:
         while self._stranded:
             os.close(self._stranded.pop())
 
-    # -- small answers ----------------------------------------------------------------------------------------------
+    # -- small answers -------------------------------------------------------------------------------------------------
 
     def port(self, queue: int) -> int | None:
         """The port the queue's notifier is assigned at; None while it has none."""

@@ -70,16 +70,14 @@ class Proxy(PciFunction):
         self.notify_base = 0
         self.msix = Msix(self, model.vectors, native, cpu)
         ioeventfds: Ioeventfds = cpu
-        self.notifiers = HostNotifiers(
-            self, native, ioeventfds, loop, feed, revision=revision, ioeventfd=ioeventfd
-        )
+        self.notifiers = HostNotifiers(self, native, ioeventfds, loop, feed, revision=revision, ioeventfd=ioeventfd)
         for index, num in enumerate(model.queue_sizes):
             native.vq[index].num = num
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
         self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))
 
-    # -- what the rules act on (notifier.Transport) -----------------------------------------------------------------
+    # -- what the rules act on (notifier.Transport) --------------------------------------------------------------------
 
     @property
     def bus_master(self) -> bool:
@@ -99,7 +97,7 @@ class Proxy(PciFunction):
         """MSI-X off, all vectors masked."""
         self.msix.reset()
 
-    # -- registers ----------------------------------------------------------------------------------------------------
+    # -- registers -----------------------------------------------------------------------------------------------------
 
     def read_register(self, offset: int, width: int) -> int:
         """A read in BAR0."""
@@ -172,7 +170,7 @@ class Proxy(PciFunction):
     def _known_vector(self, value: int) -> int:
         return value if value < self.msix.count else NO_VECTOR
 
-    # -- PCI config -----------------------------------------------------------------------------------------------------
+    # -- PCI config ----------------------------------------------------------------------------------------------------
 
     def write_config(self, offset: int, width: int, value: int) -> None:
         """A config write; COMMAND with bus-master clear goes by rule R8, and MSI-X control takes effect."""
@@ -205,7 +203,7 @@ class Proxy(PciFunction):
         self.notifiers.close()
         self.msix.close()
 
-    # -- for people -------------------------------------------------------------------------------------------------------
+    # -- for people ----------------------------------------------------------------------------------------------------
 
     @property
     def flags(self) -> str:

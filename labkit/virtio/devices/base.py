@@ -1,4 +1,4 @@
-"""What makes a device? Its PCI identity, its queues, its features, its config bytes; what it does with a kick is in C."""
+"""What makes a device? PCI identity, queues, features, config bytes; what it does with a kick is in the C core."""
 
 from __future__ import annotations
 
