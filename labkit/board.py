@@ -178,14 +178,12 @@ class Board:
             self._power_on()
             if runs_again:
                 self.runstate.change(State.RUNNING)
-        for vcpu in self.cpu.vcpus:
-            lib.lk_step_forget(vcpu.native)
         if runs_again:
             self._release_vcpus()
 
     def look_at(self, vcpu: int) -> dict[str, int]:
         """Registers of a vCPU; a running guest is taken out and put back, and no rule hears of it."""
-        self._stop_vcpus()
+        self._stop_vcpus(lib.ASK_SETTLE)
         registers = self.cpu.vcpus[vcpu].registers()
         if self.runstate.running:
             self._release_vcpus()
@@ -216,10 +214,10 @@ class Board:
             return [lab_entry(image.entry, index, vcpus, info) for index in range(vcpus)]
         return [multiboot_entry(image.entry, index, info) for index in range(vcpus)]
 
-    def _stop_vcpus(self) -> None:
+    def _stop_vcpus(self, how: int = lib.ASK_STOP) -> None:
         self.device.stopping = 1
         for vcpu in self.cpu.vcpus:
-            lib.lk_vcpu_ask(vcpu.native, lib.ASK_STOP)
+            lib.lk_vcpu_ask(vcpu.native, how)
         for vcpu in self.cpu.vcpus:
             if not lib.lk_vcpu_wait_stopped(vcpu.native, STOP_TIMEOUT_MS):
                 raise HostError("KVM_RUN", 110, f"vCPU {vcpu.index} did not come out of the guest")

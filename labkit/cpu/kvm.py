@@ -167,7 +167,8 @@ class KvmVcpu:
             ioctl(self.fd, "KVM_SET_CPUID2", self._cpuid())
             self._fresh = self._save()
             self._entry: Entry | None = None
-            self._loaded: dict[str, Any] = {}
+            self._structs: dict[str, Any] = {}
+            self._loads: Any = ffi.NULL
         except BaseException:
             self.close()
             raise
@@ -196,23 +197,28 @@ class KvmVcpu:
 
     def enter(self, entry: Entry) -> None:
         """Registers, local APIC, pending events and halt state as at power-on, then the entry's own."""
-        for name, struct in self._entry_state(entry).items():
-            ioctl(self.fd, name.format("SET"), struct)
-
-    def _entry_state(self, entry: Entry) -> dict[str, Any]:
-        """The structs of an entry; made once, since a reset loads the same ones again."""
         if self._entry is not entry:
-            runs = lib.KVM_MP_STATE_UNINITIALIZED if entry.waits_for_sipi else lib.KVM_MP_STATE_RUNNABLE
-            self._entry, self._loaded = (
-                entry,
-                {
-                    **self._fresh,
-                    "KVM_{}_SREGS": self._entry_sregs(entry),
-                    "KVM_{}_REGS": ffi.new("struct kvm_regs *", {"rip": entry.rip, "rflags": 2, **entry.registers}),
-                    "KVM_{}_MP_STATE": ffi.new("struct kvm_mp_state *", {"mp_state": runs}),
-                },
-            )
-        return self._loaded
+            self._prepare(entry)
+        lib.lk_vcpu_load(self.native, self._loads, len(self._loads))
+
+    def _prepare(self, entry: Entry) -> None:
+        """The structs of an entry; made once, since a reset loads the same ones again."""
+        runs = lib.KVM_MP_STATE_UNINITIALIZED if entry.waits_for_sipi else lib.KVM_MP_STATE_RUNNABLE
+        self._structs = {
+            **self._fresh,
+            "KVM_{}_SREGS": self._entry_sregs(entry),
+            "KVM_{}_REGS": ffi.new("struct kvm_regs *", {"rip": entry.rip, "rflags": 2, **entry.registers}),
+            "KVM_{}_MP_STATE": ffi.new("struct kvm_mp_state *", {"mp_state": runs}),
+        }
+        self._loads = ffi.new(
+            "lk_load[]", [(getattr(lib, name.format("SET")), struct) for name, struct in self._structs.items()]
+        )
+        self._entry = entry
+
+    @property
+    def entry_structs(self) -> tuple[Any, Any]:
+        """kvm_regs and kvm_sregs of the last entry: all that the bench's bare reset loads."""
+        return self._structs["KVM_{}_REGS"], self._structs["KVM_{}_SREGS"]
 
     def _entry_sregs(self, entry: Entry) -> Any:
         sregs = ffi.new("struct kvm_sregs *", self._fresh["KVM_{}_SREGS"][0])

@@ -67,7 +67,8 @@ static void *bare_reader(void *argument)
     return NULL;
 }
 
-/* The guest takes `command` where it parks and runs until it parks again; the I/O it parks with is completed. */
+/* The guest takes `command` where it parks and runs until it parks again. The I/O it parks with stays half done, as it
+ * was found: whoever answers it next, the vCPU's own thread or a bare loop, completes it. */
 static int bare_run(lk_bare *bare, uint32_t command)
 {
     struct kvm_run *run = bare->vcpu->run_page;
@@ -85,13 +86,11 @@ static int bare_run(lk_bare *bare, uint32_t command)
             bare_serve(bare);
         if (run->io.port != PORT_PARK || run->io.direction == KVM_EXIT_IO_OUT)
             continue;
-        uint32_t answer = posted ? CMD_NONE : command;
-        memcpy((uint8_t *)run + run->io.data_offset, &answer, sizeof answer);
         if (posted++)
             break;
+        memcpy((uint8_t *)run + run->io.data_offset, &command, sizeof command);
     }
     run->immediate_exit = 1;
-    ioctl(bare->vcpu->fd, KVM_RUN, 0);
     return 0;
 }
 
@@ -157,9 +156,7 @@ uint64_t lk_bare_reset_ns(lk_vcpu *vcpu, const void *regs, const void *sregs, un
             return 0;
     }
     uint64_t spent = now_ns() - start;
-    memset((uint8_t *)run + run->io.data_offset, 0, sizeof(uint32_t));
     run->immediate_exit = 1;
-    ioctl(vcpu->fd, KVM_RUN, 0);
     return spent / times;
 }
 

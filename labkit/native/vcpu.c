@@ -7,6 +7,8 @@
 #include <signal.h>
 #include <time.h>
 
+#define LOOK_NS 100000
+
 /* Guards what the vCPU thread and the others say to each other. Taken after the big lock, never before it. */
 struct lk_vcpu_sync {
     pthread_mutex_t mutex;
@@ -19,6 +21,9 @@ struct lk_vcpu_sync {
     uint32_t command; /* posted, not yet taken */
     int busy; /* a step was taken and the guest has not parked since */
     int idle; /* the guest parked and has nothing to do */
+    int resting; /* the thread sleeps in park(): it is out of the guest, with its I/O half done */
+    const lk_load *loads; /* state to be loaded before the guest is entered again */
+    unsigned load_count;
 };
 
 static struct kvm_run *run_page(lk_vcpu *vcpu)
@@ -104,10 +109,11 @@ void lk_vcpu_ask(lk_vcpu *vcpu, int what)
     if (sync->asked != ASK_QUIT)
         sync->asked = what;
     run_page(vcpu)->immediate_exit = sync->asked != ASK_RUN;
-    if (sync->asked == ASK_RUN)
-        sync->stopped = 0;
-    pthread_cond_broadcast(&sync->changed);
-    if (sync->asked != ASK_RUN && sync->inside)
+    sync->stopped = sync->asked == ASK_STOP && (sync->stopped || sync->resting);
+    int asleep = sync->resting && sync->asked <= ASK_STOP && !sync->load_count && !sync->command;
+    if (!asleep)
+        pthread_cond_broadcast(&sync->changed);
+    if (!asleep && sync->asked != ASK_RUN && sync->inside)
         pthread_kill(sync->thread, come_out_signal());
     pthread_mutex_unlock(&sync->mutex);
 }
@@ -120,6 +126,19 @@ void lk_vcpu_retire(lk_vcpu *vcpu)
     pthread_cond_broadcast(&vcpu->sync->changed);
     pthread_mutex_unlock(&vcpu->sync->mutex);
     lk_vcpu_ask(vcpu, ASK_STOP);
+}
+
+/* A new beginning: what the guest was doing is forgotten, and its state is loaded when it is entered next. The vCPU is
+ * stopped; loads and the structs they point to stay valid. */
+void lk_vcpu_load(lk_vcpu *vcpu, const lk_load *loads, unsigned count)
+{
+    lk_vcpu_sync *sync = vcpu->sync;
+    pthread_mutex_lock(&sync->mutex);
+    sync->command = 0;
+    sync->busy = sync->idle = sync->dead = 0;
+    sync->loads = loads;
+    store_release(&sync->load_count, count);
+    pthread_mutex_unlock(&sync->mutex);
 }
 
 int lk_vcpu_wait_stopped(lk_vcpu *vcpu, int timeout_ms)
@@ -135,7 +154,7 @@ static int stay_out(lk_vcpu *vcpu)
 {
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
-    while (sync->asked == ASK_STOP || (sync->dead && sync->asked != ASK_QUIT)) {
+    while (sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead)) {
         if (!sync->stopped) {
             sync->stopped = 1;
             pthread_cond_broadcast(&sync->changed);
@@ -168,25 +187,30 @@ int lk_step_post(lk_vcpu *vcpu, uint32_t command)
     return result;
 }
 
+/* Most steps are done sooner than a sleeping thread wakes up: look for a moment before going to sleep. */
+static void look_for_idle(lk_vcpu_sync *sync)
+{
+    struct timespec start, now;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do {
+        for (int i = 0; i < 64; i++)
+            if (load_relaxed(&sync->idle))
+                return;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < LOOK_NS);
+}
+
 /* 1: the guest is parked with nothing to do, 0: not within the time, -ESRCH: it is gone. */
 int lk_step_wait(lk_vcpu *vcpu, int timeout_ms)
 {
     lk_vcpu_sync *sync = vcpu->sync;
+    if (timeout_ms)
+        look_for_idle(sync);
     pthread_mutex_lock(&sync->mutex);
     int idle = wait_for(sync, &sync->idle, timeout_ms);
     int result = sync->dead ? -ESRCH : idle;
     pthread_mutex_unlock(&sync->mutex);
     return result;
-}
-
-/* After a reset: the old guest's step will never be done. */
-void lk_step_forget(lk_vcpu *vcpu)
-{
-    lk_vcpu_sync *sync = vcpu->sync;
-    pthread_mutex_lock(&sync->mutex);
-    sync->command = 0;
-    sync->busy = sync->idle = sync->dead = 0;
-    pthread_mutex_unlock(&sync->mutex);
 }
 
 /* The guest reads PORT_PARK: wait for a step. CMD_NONE when the thread is wanted elsewhere; the guest asks again. */
@@ -197,8 +221,10 @@ static uint32_t park(lk_vcpu *vcpu)
     sync->busy = 0;
     sync->idle = !sync->command;
     pthread_cond_broadcast(&sync->changed);
-    while (!sync->command && sync->asked == ASK_RUN)
+    sync->resting = 1;
+    while (sync->asked == ASK_STOP || (sync->asked == ASK_RUN && !sync->command && !sync->load_count))
         pthread_cond_wait(&sync->changed, &sync->mutex);
+    sync->resting = 0;
     uint32_t command = sync->asked == ASK_RUN ? sync->command : CMD_NONE;
     if (command) {
         sync->command = 0;
@@ -283,6 +309,23 @@ static int handle_exit(lk_vcpu *vcpu)
     }
 }
 
+/* Before anything is loaded KVM must complete the I/O that is half done, or it would write into the new registers. */
+static int load_state(lk_vcpu *vcpu)
+{
+    lk_vcpu_sync *sync = vcpu->sync;
+    run_page(vcpu)->immediate_exit = 1;
+    while (ioctl(vcpu->fd, KVM_RUN, 0) == 0)
+        ; /* parts of the old guest's last instruction: nobody wants them */
+    for (unsigned i = 0; i < sync->load_count; i++)
+        if (ioctl(vcpu->fd, sync->loads[i].request, sync->loads[i].state))
+            return -errno;
+    pthread_mutex_lock(&sync->mutex);
+    sync->load_count = 0;
+    run_page(vcpu)->immediate_exit = sync->asked != ASK_RUN;
+    pthread_mutex_unlock(&sync->mutex);
+    return 0;
+}
+
 static void set_inside(lk_vcpu *vcpu, int inside)
 {
     pthread_mutex_lock(&vcpu->sync->mutex);
@@ -296,6 +339,8 @@ static void set_inside(lk_vcpu *vcpu, int inside)
 static int enter_until_left(lk_vcpu *vcpu)
 {
     for (;;) {
+        if (load_acquire(&vcpu->sync->load_count) && load_state(vcpu))
+            return crashed(vcpu, (uint64_t)-errno, 0);
         int asked = load_acquire(&vcpu->sync->asked);
         if (load_relaxed(&vcpu->sync->dead)) { /* a crashed guest is not entered again before a reset */
             if (!stay_out(vcpu))

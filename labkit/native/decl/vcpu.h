@@ -28,8 +28,15 @@ typedef struct {
 
 /* what is asked of a vCPU thread */
 #define ASK_RUN 0
-#define ASK_STOP 1
-#define ASK_QUIT 2
+#define ASK_STOP 1 /* out of the guest; one that is parked is out, and is not even woken */
+#define ASK_SETTLE 2 /* the same with nothing half done: the registers tell the truth */
+#define ASK_QUIT 3
+
+/* one ioctl of the vCPU with its struct; a vCPU's own thread loads its state */
+typedef struct {
+    unsigned long request;
+    void *state;
+} lk_load;
 
 lk_vcpu *lk_vcpu_new(lk_machine *machine, int index, int fd, void *run_page);
 void lk_vcpu_free(lk_vcpu *vcpu);
@@ -37,7 +44,7 @@ int lk_vcpu_run(lk_vcpu *vcpu);
 void lk_vcpu_ask(lk_vcpu *vcpu, int what);
 void lk_vcpu_retire(lk_vcpu *vcpu);
 int lk_vcpu_wait_stopped(lk_vcpu *vcpu, int timeout_ms);
+void lk_vcpu_load(lk_vcpu *vcpu, const lk_load *loads, unsigned count);
 int lk_step_post(lk_vcpu *vcpu, uint32_t command);
 int lk_step_wait(lk_vcpu *vcpu, int timeout_ms);
-void lk_step_forget(lk_vcpu *vcpu);
 int lk_install_signal(void);

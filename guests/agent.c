@@ -1,0 +1,357 @@
+/* The guest that a notebook drives: it parks, is told one step of the driver, does it, answers, and parks again.
+ *
+ * The commands and their arguments are in include/abi.h. Nothing here is trusted by the host; what the host asks is
+ * checked here all the same, for a slip in a cell should get an answer and not a dead guest. */
+#include "irq.h"
+#include "load.h"
+#include "pci.h"
+#include "report.h"
+#include "virtio_legacy.h"
+#include "x86.h"
+
+typedef struct {
+    uint64_t args[MB_SLOTS], results[MB_SLOTS], status;
+} mailbox;
+
+typedef struct {
+    uint32_t vcpu, vcpus;
+    mailbox *box;
+} context;
+
+typedef uint32_t step(const context *self, const uint64_t *a, uint64_t *r);
+
+static virtio_device *const v = &the_device;
+
+#define DEFAULT_TICKS UINT64_C(0x200000000) /* a few seconds on any machine */
+
+static uint64_t deadline(uint64_t ticks) { return rdtsc() + (ticks ? ticks : DEFAULT_TICKS); }
+
+static bool good_width(uint64_t width) { return width == 1 || width == 2 || width == 4; }
+
+static uint32_t queue_ready(uint64_t queue)
+{
+    return !v->queues ? AGENT_NO_DEVICE : queue >= v->queues ? AGENT_NO_QUEUE : AGENT_OK;
+}
+
+/* -- bring-up --------------------------------------------------------------------------------------------------------- */
+
+static uint32_t negotiate(const context *self, const uint64_t *a, uint64_t *r)
+{
+    uint32_t result = virtio_negotiate(v, (uint32_t)a[0], (uint32_t)a[1], (uint32_t)a[2], self->vcpus);
+    if (result)
+        return result;
+    r[0] = v->offered;
+    r[1] = v->accepted;
+    r[2] = v->queues;
+    r[3] = v->bar0;
+    r[4] = virtio_status(v);
+    return AGENT_OK;
+}
+
+static uint32_t set_status(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    if (!v->bar0)
+        return AGENT_NO_DEVICE;
+    r[0] = virtio_set_status(v, (uint8_t)a[0]);
+    return AGENT_OK;
+}
+
+static uint32_t driver_ok(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    if (!v->bar0)
+        return AGENT_NO_DEVICE;
+    uint8_t status = virtio_status(v);
+    r[0] = virtio_set_status(v, a[0] ? status | STATUS_DRIVER_OK : status & (uint8_t)~STATUS_DRIVER_OK);
+    return AGENT_OK;
+}
+
+static uint32_t reset(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self, (void)a;
+    if (!v->bar0)
+        return AGENT_NO_DEVICE;
+    v->queues = 0;
+    r[0] = virtio_set_status(v, 0);
+    return AGENT_OK;
+}
+
+static uint32_t bus_master(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    if (!v->function)
+        return AGENT_NO_DEVICE;
+    uint32_t command = pci_read(v->function, PCI_COMMAND, 2);
+    command = a[0] ? command | PCI_COMMAND_MASTER : command & ~PCI_COMMAND_MASTER;
+    pci_write(v->function, PCI_COMMAND, 2, command);
+    r[0] = pci_read(v->function, PCI_COMMAND, 2);
+    return AGENT_OK;
+}
+
+/* -- a request, step by step ------------------------------------------------------------------------------------------ */
+
+static uint32_t add(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    uint32_t refused = queue_ready(a[0]), slot = 1;
+    if (refused)
+        return refused;
+    if (a[3] > BUFFER_STRIDE)
+        return AGENT_BAD_ARGUMENT;
+    ring *q = &v->rings[a[0]];
+    while (slot < q->slots && !slot_free(q, slot))
+        slot++;
+    if (slot >= q->slots)
+        return AGENT_RING_FULL;
+    ring_describe(q, slot, (uint32_t)a[1], (uint32_t)a[3]);
+    ring_add(q, slot, a[2]);
+    r[0] = q->avail->ring[(uint16_t)(q->added - 1) % q->num];
+    r[1] = slot;
+    r[2] = slot_buffer(slot);
+    return AGENT_OK;
+}
+
+static uint32_t publish(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    uint32_t refused = queue_ready(a[0]);
+    if (refused)
+        return refused;
+    ring *q = &v->rings[a[0]];
+    r[1] = (uint16_t)(q->added - q->avail->idx);
+    r[2] = ring_publish(q);
+    r[0] = q->avail->idx;
+    return AGENT_OK;
+}
+
+static uint32_t kick(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    if (!v->bar0)
+        return AGENT_NO_DEVICE;
+    r[0] = kick_loop(v->bar0 + REG_QUEUE_NOTIFY, QUEUE_NOTIFY_WIDTH, (uint32_t)a[0], a[1]);
+    return AGENT_OK;
+}
+
+static uint32_t reap_until(ring *q, uint64_t count, uint64_t until, completion *last, uint64_t *reaped)
+{
+    for (*reaped = 0; *reaped < count; ++*reaped) {
+        if (!virtio_wait(v, q, until))
+            return AGENT_TIMEOUT;
+        if (ring_reap(q, last) == REAPED_BAD)
+            return AGENT_BAD_USED;
+    }
+    return AGENT_OK;
+}
+
+static uint32_t wait(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    uint32_t refused = queue_ready(a[0]);
+    if (refused)
+        return refused;
+    completion last = {0};
+    uint64_t interrupts = device_interrupts;
+    uint32_t result = reap_until(&v->rings[a[0]], a[1], deadline(a[2]), &last, &r[0]);
+    r[1] = last.head;
+    r[2] = last.bytes;
+    r[3] = last.status;
+    r[4] = device_interrupts - interrupts;
+    r[5] = last.slot;
+    return result;
+}
+
+/* Add, publish, kick, wait. Slot 0 is its own; what a notebook added and did not wait for is left alone. */
+static uint32_t request(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    uint32_t refused = queue_ready(a[0]);
+    if (refused)
+        return refused;
+    ring *q = &v->rings[a[0]];
+    if (a[3] > BUFFER_STRIDE)
+        return AGENT_BAD_ARGUMENT;
+    if (!slot_free(q, 0))
+        return AGENT_RING_FULL;
+    completion done = {.slot = REQUEST_SLOTS};
+    uint64_t start = rdtsc(), interrupts = device_interrupts, until = deadline(a[4]), reaped;
+    ring_describe(q, 0, (uint32_t)a[1], (uint32_t)a[3]);
+    ring_add(q, 0, a[2]);
+    if (ring_publish(q))
+        virtio_kick(v, q->index);
+    while (done.slot) {
+        uint32_t failed = reap_until(q, 1, until, &done, &reaped);
+        if (failed)
+            return failed;
+    }
+    r[0] = done.status;
+    r[1] = done.bytes;
+    r[2] = rdtsc() - start;
+    r[3] = device_interrupts - interrupts;
+    return AGENT_OK;
+}
+
+/* -- raw accesses ----------------------------------------------------------------------------------------------------- */
+
+static uint32_t port_in(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    uint16_t port = (uint16_t)a[0];
+    if (!good_width(a[1]))
+        return AGENT_BAD_ARGUMENT;
+    r[0] = a[1] == 1 ? in8(port) : a[1] == 2 ? in16(port) : in32(port);
+    return AGENT_OK;
+}
+
+static uint32_t port_out(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self, (void)r;
+    if (!good_width(a[1]))
+        return AGENT_BAD_ARGUMENT;
+    kick_loop((uint16_t)a[0], (uint32_t)a[1], (uint32_t)a[2], 1);
+    return AGENT_OK;
+}
+
+static uint32_t config_read(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    if (!good_width(a[1]) || a[0] >= PCI_CONFIG_BYTES)
+        return AGENT_BAD_ARGUMENT;
+    if (!v->function && !(v->function = pci_find_virtio()))
+        return AGENT_NO_DEVICE;
+    r[0] = pci_read(v->function, (uint32_t)a[0], (uint32_t)a[1]);
+    return AGENT_OK;
+}
+
+static uint32_t config_write(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self, (void)r;
+    if (!good_width(a[1]) || a[0] >= PCI_CONFIG_BYTES)
+        return AGENT_BAD_ARGUMENT;
+    if (!v->function && !(v->function = pci_find_virtio()))
+        return AGENT_NO_DEVICE;
+    pci_write(v->function, (uint32_t)a[0], (uint32_t)a[1], (uint32_t)a[2]);
+    return AGENT_OK;
+}
+
+static uint32_t load(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    if (!good_width(a[1]) && a[1] != 8)
+        return AGENT_BAD_ARGUMENT;
+    r[0] = a[1] == 1 ? load8(a[0]) : a[1] == 2 ? load16(a[0]) : a[1] == 4 ? load32(a[0]) : load64(a[0]);
+    return AGENT_OK;
+}
+
+static uint32_t store(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self, (void)r;
+    if (a[1] == 1)
+        store8(a[0], (uint8_t)a[2]);
+    else if (a[1] == 2)
+        store16(a[0], (uint16_t)a[2]);
+    else if (a[1] == 4)
+        store32(a[0], (uint32_t)a[2]);
+    else if (a[1] == 8)
+        store64(a[0], a[2]);
+    else
+        return AGENT_BAD_ARGUMENT;
+    return AGENT_OK;
+}
+
+/* -- load, and breaking on purpose ------------------------------------------------------------------------------------ */
+
+static uint32_t loop(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)r;
+    uint64_t *samples = (uint64_t *)((uint8_t *)self->box + MB_SAMPLES);
+    if (!good_width(a[1]) || a[3] > MB_SAMPLES_MAX)
+        return AGENT_BAD_ARGUMENT;
+    for (uint64_t batch = 0; batch < a[3]; batch++)
+        samples[batch] = kick_loop((uint16_t)a[0], (uint32_t)a[1], (uint32_t)a[2], a[4]);
+    return AGENT_OK;
+}
+
+static uint32_t storm(const context *self, const uint64_t *a, uint64_t *r)
+{
+    load_plan plan = {
+        .queue = (uint32_t)a[0],
+        .requests = a[1],
+        .depth = (uint32_t)a[2],
+        .type = (uint32_t)a[3],
+        .bytes = (uint32_t)a[4],
+        .vcpus = (uint32_t)a[5],
+        .timeout_ticks = a[6] ? a[6] : DEFAULT_TICKS,
+        .sectors = a[7],
+    };
+    load_result result = {0};
+    uint32_t failed = load_run(v, &plan, self->vcpu, &result);
+    r[0] = result.ticks;
+    r[1] = result.completed;
+    r[2] = result.errors;
+    r[3] = result.kicks;
+    r[4] = result.interrupts;
+    r[5] = result.kick_ticks;
+    r[6] = result.lock_ticks;
+    return failed;
+}
+
+static uint32_t fault(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    switch (a[0]) {
+    case FAULT_TRIPLE:
+        __asm__ volatile("push $0; push $0; lidt (%rsp); ud2");
+        return AGENT_OK;
+    case FAULT_SPIN:
+        for (;;)
+            __asm__ volatile("");
+    case FAULT_HALT:
+        for (;;)
+            __asm__ volatile("cli; hlt");
+    case FAULT_NO_MEMORY:
+        r[0] = load32(GPA_MSIX_BAR - PAGE_BYTES);
+        return AGENT_OK;
+    default:
+        return AGENT_BAD_ARGUMENT;
+    }
+}
+
+static step *const steps[CMD_LAST + 1] = {
+    [CMD_NEGOTIATE] = negotiate,   [CMD_SET_STATUS] = set_status, [CMD_DRIVER_OK] = driver_ok,
+    [CMD_ADD] = add,               [CMD_PUBLISH] = publish,       [CMD_KICK] = kick,
+    [CMD_WAIT] = wait,             [CMD_REQUEST] = request,       [CMD_BUS_MASTER] = bus_master,
+    [CMD_PORT_IN] = port_in,       [CMD_PORT_OUT] = port_out,     [CMD_PCI_READ] = config_read,
+    [CMD_PCI_WRITE] = config_write, [CMD_LOAD] = load,            [CMD_STORE] = store,
+    [CMD_KICK_LOOP] = loop,        [CMD_STORM] = storm,           [CMD_RESET] = reset,
+    [CMD_FAULT] = fault,
+};
+
+static void do_step(const context *self, uint32_t command)
+{
+    uint64_t args[MB_SLOTS], results[MB_SLOTS] = {0};
+    for (int i = 0; i < MB_SLOTS; i++)
+        args[i] = self->box->args[i];
+    uint32_t status = AGENT_UNKNOWN_COMMAND;
+    if (command <= CMD_LAST && steps[command])
+        status = steps[command](self, args, results);
+    for (int i = 0; i < MB_SLOTS; i++)
+        self->box->results[i] = results[i];
+    self->box->status = status;
+}
+
+_Noreturn void guest_main(uint32_t vcpu, uint32_t vcpus, uint32_t info)
+{
+    (void)info;
+    const context self = {vcpu, vcpus, (mailbox *)(GPA_MAILBOX + (uint64_t)vcpu * MAILBOX_STRIDE)};
+    for (;;) {
+        uint32_t command = in32(PORT_PARK);
+        if (command == PARK_NOBODY) {
+            say("this guest is driven by labkit, and nobody is there\n");
+            finish(1);
+        }
+        if (command != CMD_NONE)
+            do_step(&self, command);
+    }
+}

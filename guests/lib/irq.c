@@ -1,0 +1,63 @@
+/* How does an interrupt arrive? By MSI at the local APIC. A slow timer ticks beside it, so that no hlt is for ever. */
+#include "irq.h"
+#include "x86.h"
+
+#define SPURIOUS_VECTOR 0xff
+#define TIMER_VECTOR 0x41
+#define LAPIC_SPURIOUS 0xf0
+#define LAPIC_ENABLE 0x100
+#define LAPIC_TIMER 0x320
+#define LAPIC_TIMER_PERIODIC 0x20000
+#define LAPIC_TIMER_COUNT 0x380
+#define LAPIC_TIMER_DIVIDE 0x3e0
+#define DIVIDE_BY_16 0x3
+#define TIMER_PERIOD 6250000 /* with a bus clock of 1 GHz: 100 ms */
+#define MSI_ALL 0xff000      /* physical destination: everybody */
+#define GATE_INTERRUPT 0x8e00
+#define CODE_SELECTOR 0x08
+
+typedef struct {
+    uint16_t offset_low, selector, flags, offset_middle;
+    uint32_t offset_high, reserved;
+} gate;
+
+volatile uint64_t device_interrupts, timer_interrupts;
+void on_device_interrupt(void);
+void on_timer_interrupt(void);
+
+static gate idt[SPURIOUS_VECTOR + 1];
+
+static void set_gate(unsigned vector, void (*entry)(void))
+{
+    uint64_t address = (uint64_t)entry;
+    idt[vector] = (gate){
+        .offset_low = (uint16_t)address,
+        .selector = CODE_SELECTOR,
+        .flags = GATE_INTERRUPT,
+        .offset_middle = (uint16_t)(address >> 16),
+        .offset_high = (uint32_t)(address >> 32),
+    };
+}
+
+/* Gates for two vectors only: any exception is a triple fault, and the host says where. */
+void irq_setup(void)
+{
+    struct __attribute__((packed)) {
+        uint16_t limit;
+        gate *base;
+    } pointer = {sizeof idt - 1, idt};
+    set_gate(DEVICE_VECTOR, on_device_interrupt);
+    set_gate(TIMER_VECTOR, on_timer_interrupt);
+    set_gate(SPURIOUS_VECTOR, on_timer_interrupt);
+    __asm__ volatile("lidt %0" ::"m"(pointer));
+    store32(GPA_LAPIC + LAPIC_SPURIOUS, LAPIC_ENABLE | SPURIOUS_VECTOR);
+    store32(GPA_LAPIC + LAPIC_TIMER_DIVIDE, DIVIDE_BY_16);
+    store32(GPA_LAPIC + LAPIC_TIMER, LAPIC_TIMER_PERIODIC | TIMER_VECTOR);
+    store32(GPA_LAPIC + LAPIC_TIMER_COUNT, TIMER_PERIOD);
+}
+
+/* One vCPU: to it. Several: to all, so that whoever halts wakes up. */
+uint64_t irq_message(uint32_t vcpus)
+{
+    return GPA_LAPIC | (vcpus > 1 ? MSI_ALL : 0);
+}

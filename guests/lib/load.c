@@ -1,0 +1,143 @@
+/* How fast can requests go? Keeps `depth` of them in flight until all are done.
+ *
+ * The vCPUs share the queue under one lock, and the kick is made inside it: that is where a slow kick hurts, for
+ * everybody else waits. */
+#include "load.h"
+#include "irq.h"
+#include "x86.h"
+
+static struct {
+    spinlock lock;
+    volatile uint32_t arrived, left;
+    uint64_t issued, completed, errors;
+    volatile uint32_t failed; /* AGENT_*: somebody gave up, so do all */
+} shared;
+
+static void meet(volatile uint32_t *counter, uint32_t vcpus)
+{
+    __atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST);
+    while (*counter < vcpus)
+        relax();
+}
+
+static uint64_t sector_of(const load_plan *plan, uint64_t request)
+{
+    uint64_t step = plan->bytes / SECTOR_BYTES, places = step ? plan->sectors / step : 0;
+    return places ? request % places * step : 0;
+}
+
+static void reap_all(ring *r)
+{
+    completion done;
+    enum reaped got;
+    while ((got = ring_reap(r, &done)) == REAPED_ONE) {
+        shared.completed++;
+        shared.errors += done.status != BLK_S_OK;
+    }
+    if (got == REAPED_BAD)
+        shared.failed = AGENT_BAD_USED;
+}
+
+/* Fills the free slots up to the depth. True if anything was added. */
+static bool add_all(ring *r, const load_plan *plan)
+{
+    uint16_t before = r->added;
+    for (uint32_t slot = 0; slot < plan->depth && shared.issued < plan->requests; slot++)
+        if (slot_free(r, slot))
+            ring_add(r, slot, sector_of(plan, shared.issued++));
+    return r->added != before;
+}
+
+static void kick(virtio_device *v, ring *r, load_result *result)
+{
+    uint64_t start = rdtsc();
+    virtio_kick(v, r->index);
+    result->kick_ticks += rdtsc() - start;
+    result->kicks++;
+}
+
+static void take_lock(const load_plan *plan, load_result *result)
+{
+    if (plan->vcpus == 1)
+        return;
+    uint64_t start = rdtsc();
+    spin_lock(&shared.lock);
+    result->lock_ticks += rdtsc() - start;
+}
+
+/* One turn under the lock. True when all is done, or somebody gave up. */
+static bool turn(virtio_device *v, ring *r, const load_plan *plan, load_result *result)
+{
+    take_lock(plan, result);
+    reap_all(r);
+    if (add_all(r, plan) && ring_publish(r))
+        kick(v, r, result);
+    bool over = shared.completed >= plan->requests || shared.failed;
+    spin_unlock(&shared.lock);
+    return over;
+}
+
+static uint32_t check(const virtio_device *v, const load_plan *plan)
+{
+    if (!v->queues)
+        return AGENT_NO_DEVICE;
+    if (plan->queue >= v->queues)
+        return AGENT_NO_QUEUE;
+    const ring *r = &v->rings[plan->queue];
+    if (!plan->depth || plan->depth > r->slots || plan->bytes > BUFFER_STRIDE || !plan->vcpus || plan->vcpus > VCPUS_MAX)
+        return AGENT_BAD_ARGUMENT;
+    return r->in_flight ? AGENT_RING_FULL : AGENT_OK;
+}
+
+static void prepare(ring *r, const load_plan *plan)
+{
+    for (uint32_t slot = 0; slot < plan->depth; slot++)
+        ring_describe(r, slot, plan->type, plan->bytes);
+    shared.issued = shared.completed = shared.errors = 0;
+    shared.failed = AGENT_OK;
+    shared.left = 0;
+}
+
+uint32_t load_run(virtio_device *v, const load_plan *plan, uint32_t vcpu, load_result *result)
+{
+    uint32_t refused = check(v, plan);
+    if (refused)
+        return refused;
+    ring *r = &v->rings[plan->queue];
+    *result = (load_result){0};
+    if (!vcpu)
+        prepare(r, plan);
+    else if (v->irq == IRQ_MSIX)
+        irq_setup();
+    meet(&shared.arrived, plan->vcpus);
+
+    uint64_t interrupts = device_interrupts, start = rdtsc(), deadline = start + plan->timeout_ticks;
+    while (!turn(v, r, plan, result))
+        if (!virtio_wait(v, r, deadline))
+            shared.failed = AGENT_TIMEOUT;
+    result->ticks = rdtsc() - start;
+    result->interrupts = device_interrupts - interrupts;
+
+    meet(&shared.left, plan->vcpus);
+    if (!vcpu)
+        shared.arrived = 0;
+    result->completed = shared.completed;
+    result->errors = shared.errors;
+    return shared.failed;
+}
+
+/* Nothing but the kicks between two looks at the clock. */
+uint64_t kick_loop(uint16_t port, uint32_t width, uint32_t value, uint64_t kicks)
+{
+    uint64_t start = rdtsc();
+    if (width == 2)
+        for (; kicks; kicks--)
+            out16(port, (uint16_t)value);
+    else if (width == 4)
+        for (; kicks; kicks--)
+            out32(port, value);
+    else
+        for (; kicks; kicks--)
+            out8(port, (uint8_t)value);
+    return rdtsc() - start;
+}

@@ -1,0 +1,12 @@
+/* Text to the console port, and the end of the machine. */
+#ifndef LABKIT_REPORT_H
+#define LABKIT_REPORT_H
+
+#include <stdint.h>
+
+void say(const char *text);
+void say_number(uint64_t number);
+void say_pair(const char *key, uint64_t value); /* " key=value" */
+_Noreturn void finish(uint32_t value);          /* exit code (value << 1) | 1 */
+
+#endif

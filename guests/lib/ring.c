@@ -1,0 +1,80 @@
+/* How does a request get into the ring, and its answer out of it? */
+#include "ring.h"
+#include "x86.h"
+
+#define PER_SLOT 3
+
+typedef struct {
+    uint32_t type, ioprio;
+    uint64_t sector;
+} request_header;
+
+static uint64_t slot_request(uint32_t slot) { return GPA_REQUESTS + (uint64_t)slot * REQUEST_STRIDE; }
+
+/* The legacy layout: desc, avail, then used on the next page. Only what is read before it is written must be zero. */
+void ring_setup(ring *r, uint16_t index, uint16_t num)
+{
+    uint64_t base = GPA_RINGS + (uint64_t)index * RING_STRIDE;
+    uint64_t avail = base + (uint64_t)DESC_BYTES * num, avail_end = avail + 4 + 2u * num + 2;
+    uint16_t slots = num / PER_SLOT;
+    *r = (ring){
+        .index = index,
+        .num = num,
+        .slots = slots < REQUEST_SLOTS ? slots : REQUEST_SLOTS,
+        .desc = (descriptor *)base,
+        .avail = (avail_ring *)avail,
+        .used = (used_ring *)((avail_end + RING_ALIGN - 1) & ~(uint64_t)(RING_ALIGN - 1)),
+    };
+    r->avail->flags = r->avail->idx = 0;
+    r->used->flags = r->used->idx = 0;
+}
+
+static bool device_writes(uint32_t type) { return type != BLK_T_OUT; }
+
+/* The shape of a slot's chain; it stays for as many requests of that shape as one likes. */
+void ring_describe(ring *r, uint32_t slot, uint32_t type, uint32_t bytes)
+{
+    uint16_t head = (uint16_t)(slot * PER_SLOT), status = head + 2;
+    uint64_t request = slot_request(slot);
+    ((request_header *)request)->type = type;
+    ((request_header *)request)->ioprio = 0;
+    r->desc[head] = (descriptor){request, BLK_HEADER_BYTES, DESC_NEXT, bytes ? head + 1 : status};
+    r->desc[head + 1] =
+        (descriptor){slot_buffer(slot), bytes, DESC_NEXT | (device_writes(type) ? DESC_WRITE : 0), status};
+    r->desc[status] = (descriptor){request + REQUEST_STATUS, 1, DESC_WRITE, 0};
+}
+
+/* Puts the slot into the next avail entry. The device cannot see it before ring_publish. */
+void ring_add(ring *r, uint32_t slot, uint64_t sector)
+{
+    uint64_t request = slot_request(slot);
+    ((request_header *)request)->sector = sector;
+    store8(request + REQUEST_STATUS, 0xff); /* no status a device would write */
+    r->avail->ring[r->added++ % r->num] = (uint16_t)(slot * PER_SLOT);
+    r->in_flight |= UINT64_C(1) << slot;
+}
+
+/* Moves avail.idx past everything added. True if the device wants a kick. */
+bool ring_publish(ring *r)
+{
+    write_barrier(); /* descriptors and entries before the index that covers them */
+    r->avail->idx = r->added;
+    full_barrier(); /* the index before the look at used.flags, or a kick is lost */
+    return !(r->used->flags & USED_NO_NOTIFY);
+}
+
+/* Takes one used entry. A head that is no slot's, or not in flight, is the device's fault. */
+enum reaped ring_reap(ring *r, completion *done)
+{
+    if (!ring_has_used(r))
+        return REAPED_NONE;
+    read_barrier(); /* the index before the entry it covers */
+    const used_element *element = &r->used->ring[r->last_used % r->num];
+    uint32_t head = element->id, slot = head / PER_SLOT;
+    if (head % PER_SLOT || slot >= r->slots || slot_free(r, slot))
+        return REAPED_BAD;
+    *done = (completion){head, element->bytes, slot, load8(slot_request(slot) + REQUEST_STATUS)};
+    r->in_flight &= ~(UINT64_C(1) << slot);
+    r->last_used++;
+    return REAPED_ONE;
+}

@@ -1,0 +1,110 @@
+/* How does a guest begin? Two ways in, one way on: guest_main(vcpu, vcpus, multiboot info). See ../README.md. */
+#include "abi.h"
+
+#define STACK_SHIFT 13
+#define STACK_BYTES (1 << STACK_SHIFT)
+#define CODE_SELECTOR 0x08
+#define LAPIC_EOI 0xb0
+#define CR0_PG 0x80000000
+#define CR4_PAE 0x20
+#define MSR_EFER 0xc0000080
+#define EFER_LME 0x100
+#define TABLE 0x3          /* present, writable */
+#define LARGE_PAGE 0x83    /* and 2 MiB */
+
+    .section .head, "ax"
+multiboot_header:
+    .long MULTIBOOT_HEADER_MAGIC
+    .long MULTIBOOT_FLAG_PAGE_ALIGN | MULTIBOOT_FLAG_MEMORY
+    .long -(MULTIBOOT_HEADER_MAGIC + (MULTIBOOT_FLAG_PAGE_ALIGN | MULTIBOOT_FLAG_MEMORY))
+
+    .org LAB_HEADER
+    .long LAB_MAGIC
+    .long ABI_VERSION
+    .quad start64
+
+/* Multiboot: 32-bit protected mode, paging off, EBX = info. Build an identity map of 4 GiB and enter long mode. */
+    .code32
+    .globl start32
+start32:
+    cli
+    movl $pml4, %edi
+    leal TABLE + PAGE_BYTES(%edi), %eax
+    movl %eax, (%edi)
+    movl $pml4 + PAGE_BYTES, %edi
+    leal TABLE + PAGE_BYTES(%edi), %eax
+    movl $4, %ecx
+1:  movl %eax, (%edi)               /* four directories, */
+    addl $PAGE_BYTES, %eax
+    addl $8, %edi
+    loop 1b
+    movl $pml4 + 2 * PAGE_BYTES, %edi
+    movl $LARGE_PAGE, %eax
+    movl $4 * 512, %ecx
+2:  movl %eax, (%edi)               /* 512 large pages each */
+    addl $0x200000, %eax
+    addl $8, %edi
+    loop 2b
+    movl $pml4, %eax
+    movl %eax, %cr3
+    movl %cr4, %eax
+    orl $CR4_PAE, %eax
+    movl %eax, %cr4
+    movl $MSR_EFER, %ecx
+    rdmsr
+    orl $EFER_LME, %eax
+    wrmsr
+    movl %cr0, %eax
+    orl $CR0_PG, %eax
+    movl %eax, %cr0
+    lgdt gdt_pointer
+    movl %ebx, %edx
+    xorl %edi, %edi                 /* vCPU 0 ... */
+    movl $1, %esi                   /* ... of 1 */
+    ljmp $CODE_SELECTOR, $start64
+
+/* The lab's own entry: long mode, identity map, EDI = vCPU, ESI = number of vCPUs, EDX = info. */
+    .code64
+    .globl start64
+start64:
+    lgdt gdt_pointer
+    leal 1(%rdi), %eax
+    shll $STACK_SHIFT, %eax
+    leaq stacks(%rax), %rsp
+    xorl %ebp, %ebp
+    call guest_main
+3:  cli                             /* a guest that returns has nothing more to do */
+    hlt
+    jmp 3b
+
+/* Interrupts: count, acknowledge, return. The LAPIC is at a fixed address in the identity map. */
+    .text
+.macro interrupt_entry name, counter
+    .globl \name
+\name:
+    pushq %rax
+    movl $GPA_LAPIC, %eax
+    lock incq \counter
+    movl $0, LAPIC_EOI(%rax)
+    popq %rax
+    iretq
+.endm
+    interrupt_entry on_device_interrupt, device_interrupts
+    interrupt_entry on_timer_interrupt, timer_interrupts
+
+    .section .rodata
+    .balign 8
+gdt:
+    .quad 0
+    .quad 0x00af9b000000ffff        /* CODE_SELECTOR: 64-bit code */
+    .quad 0x00cf93000000ffff        /* DATA_SELECTOR */
+gdt_pointer:
+    .word . - gdt - 1
+    .quad gdt
+
+    .bss
+    .balign PAGE_BYTES
+pml4:
+    .skip 6 * PAGE_BYTES
+stacks:
+    .skip VCPUS_MAX * STACK_BYTES

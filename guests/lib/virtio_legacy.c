@@ -1,0 +1,133 @@
+/* How is a legacy virtio-pci device brought up? In the order of the specification, a paragraph a step. */
+#include "virtio_legacy.h"
+#include "irq.h"
+#include "pci.h"
+#include "x86.h"
+
+virtio_device the_device;
+
+static uint16_t reg(const virtio_device *v, uint16_t offset) { return v->bar0 + offset; }
+
+uint8_t virtio_status(const virtio_device *v) { return in8(reg(v, REG_STATUS)); }
+
+uint8_t virtio_set_status(virtio_device *v, uint8_t status)
+{
+    out8(reg(v, REG_STATUS), status);
+    return virtio_status(v);
+}
+
+void virtio_kick(const virtio_device *v, uint16_t queue) { out16(reg(v, REG_QUEUE_NOTIFY), queue); }
+
+/* Device config follows the registers, and MSI-X brings two registers more. */
+uint64_t virtio_capacity(const virtio_device *v)
+{
+    uint16_t at = reg(v, v->irq == IRQ_MSIX ? REG_CONFIG_MSIX : REG_CONFIG_NO_MSIX);
+    return in32(at) | (uint64_t)in32(at + 4) << 32;
+}
+
+/* The device must answer at its ports and be allowed to read our memory. */
+static bool find(virtio_device *v)
+{
+    v->function = pci_find_virtio();
+    if (!v->function)
+        return false;
+    pci_write(v->function, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    v->bar0 = (uint16_t)(pci_read(v->function, PCI_BAR0, 4) & ~3u);
+    return v->bar0 != 0;
+}
+
+static void set_vector(uint64_t entry, uint64_t address)
+{
+    store32(entry + MSIX_ENTRY_ADDRESS_LOW, (uint32_t)address);
+    store32(entry + MSIX_ENTRY_ADDRESS_HIGH, 0);
+    store32(entry + MSIX_ENTRY_DATA, DEVICE_VECTOR);
+    store32(entry + MSIX_ENTRY_CONTROL, 0); /* not masked */
+}
+
+/* Vector 0 for config changes, vector 1 for queues. Off first, or the table is live while it is written. */
+static bool msix_setup(virtio_device *v, uint32_t vcpus)
+{
+    uint32_t cap = pci_find_capability(v->function, PCI_CAP_MSIX);
+    if (!cap)
+        return false;
+    uint32_t control = pci_read(v->function, cap + MSIX_CONTROL, 2);
+    uint64_t table = pci_read(v->function, PCI_BAR0 + 4 * MSIX_BAR, 4) & ~15u;
+    if (control & MSIX_CONTROL_ENABLE)
+        pci_write(v->function, cap + MSIX_CONTROL, 2, control & ~MSIX_CONTROL_ENABLE);
+    set_vector(table, irq_message(vcpus));
+    set_vector(table + MSIX_ENTRY_BYTES, irq_message(vcpus));
+    pci_write(v->function, cap + MSIX_CONTROL, 2, control | MSIX_CONTROL_ENABLE);
+    out16(reg(v, REG_MSI_CONFIG_VECTOR), 0);
+    return true;
+}
+
+static void msix_off(virtio_device *v)
+{
+    uint32_t cap = pci_find_capability(v->function, PCI_CAP_MSIX);
+    uint32_t control = cap ? pci_read(v->function, cap + MSIX_CONTROL, 2) : 0;
+    if (control & MSIX_CONTROL_ENABLE)
+        pci_write(v->function, cap + MSIX_CONTROL, 2, control & ~MSIX_CONTROL_ENABLE);
+}
+
+/* The device says how large a queue is; 0 ends the list. The ring's page frame makes it live. */
+static bool queue_setup(virtio_device *v, uint16_t index)
+{
+    out16(reg(v, REG_QUEUE_SEL), index);
+    uint16_t num = in16(reg(v, REG_QUEUE_NUM));
+    if (!num || num > QUEUE_SIZE_MAX)
+        return false;
+    ring_setup(&v->rings[index], index, num);
+    out32(reg(v, REG_QUEUE_PFN), (uint32_t)((uint64_t)v->rings[index].desc >> QUEUE_PFN_SHIFT));
+    if (v->irq == IRQ_MSIX)
+        out16(reg(v, REG_MSI_QUEUE_VECTOR), 1);
+    return true;
+}
+
+uint32_t virtio_negotiate(virtio_device *v, uint32_t irq, uint32_t features, uint32_t queue_limit, uint32_t vcpus)
+{
+    uint32_t limit = queue_limit && queue_limit < QUEUE_MAX ? queue_limit : QUEUE_MAX;
+    v->queues = 0;
+    if (!find(v))
+        return AGENT_NO_DEVICE;
+
+    /* 1. Reset: the device forgets whoever drove it before. */
+    out8(reg(v, REG_STATUS), 0);
+
+    /* 2. ACKNOWLEDGE: we have seen it. 3. DRIVER: we know how to drive it. */
+    out8(reg(v, REG_STATUS), STATUS_ACKNOWLEDGE);
+    out8(reg(v, REG_STATUS), STATUS_ACKNOWLEDGE | STATUS_DRIVER);
+
+    /* 4. Features: of what is offered, what we can do. BAD_FEATURE is a trap for drivers that take everything. */
+    v->offered = in32(reg(v, REG_HOST_FEATURES));
+    v->accepted = v->offered & features & ~(UINT32_C(1) << FEATURE_BAD_FEATURE);
+    out32(reg(v, REG_GUEST_FEATURES), v->accepted);
+
+    /* 5. Interrupts, before the queues: each queue names its vector. */
+    v->irq = irq;
+    if (irq == IRQ_MSIX) {
+        irq_setup();
+        if (!msix_setup(v, vcpus))
+            v->irq = IRQ_POLL;
+    } else {
+        msix_off(v);
+    }
+
+    /* 6. Queues. DRIVER_OK is left to whoever asked. */
+    while (v->queues < limit && queue_setup(v, v->queues))
+        v->queues++;
+    return v->queues ? AGENT_OK : AGENT_NO_DEVICE;
+}
+
+/* With interrupts the vCPU sleeps; the check and the sleep cannot be parted by one (interrupts are off in between). */
+bool virtio_wait(const virtio_device *v, const ring *r, uint64_t deadline)
+{
+    while (!ring_has_used(r)) {
+        if (rdtsc() > deadline)
+            return false;
+        if (v->irq == IRQ_MSIX)
+            halt_until_interrupt();
+        else
+            relax();
+    }
+    return true;
+}

@@ -1,0 +1,89 @@
+"""How does a bare loop drive the same guest? The vCPU of a paused machine is lent to it, for one step at a time."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from labkit import abi
+from labkit.abi import AgentStatus, Command, Register
+from labkit.board import Board
+from labkit.errors import GuestError, HostError
+from labkit.guest import SLOTS
+from labkit.machine import Machine
+from labkit.native import ffi, lib
+
+
+class BareVcpu:
+    """vCPU 0 of a machine and its queue 0, without rules, events, locks and checks."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.board: Board = machine._board  # the bench measures what lies behind the public names
+        self.notify_port = self.board.proxy.notify_base + Register.QUEUE_NOTIFY
+
+    def ignore(self, command: Command, *arguments: int, ioeventfd: bool) -> tuple[int, ...]:
+        """A step whose kicks nobody serves: they trap and are ignored, or are drained from a bare eventfd."""
+        with self._lent(ioeventfd) as bare:
+            return self._step(bare, command, arguments)
+
+    def serve(self, command: Command, *arguments: int, ioeventfd: bool) -> tuple[int, ...]:
+        """A step whose kicks are served by an unchecked walk of the ring. The device goes on where it left off."""
+        vq = self.board.device.vq[0]
+        with self._lent(ioeventfd) as bare:
+            bare.device, bare.notify_port = self.board.device, self.notify_port
+            bare.last_avail, bare.used_idx = vq.last_avail, vq.used_idx
+            try:
+                return self._step(bare, command, arguments)
+            finally:
+                vq.last_avail, vq.used_idx = bare.last_avail, bare.used_idx
+
+    @contextmanager
+    def _lent(self, ioeventfd: bool) -> Iterator[Any]:
+        """An lk_bare over the paused machine; its own notifier is gone while it is paused (R10)."""
+        bare = ffi.new("lk_bare *", {"vcpu": self.board.cpu.vcpus[0].native, "eventfd": -1})
+        with paused(self.machine):
+            if not ioeventfd:
+                yield bare
+                return
+            with self._bare_eventfd() as bare.eventfd:
+                yield bare
+
+    @contextmanager
+    def _bare_eventfd(self) -> Iterator[int]:
+        """An eventfd at the place of queue 0's own."""
+        kick = (self.notify_port, abi.QUEUE_NOTIFY_WIDTH, 0)
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self.board.cpu.assign(*kick, fd)
+            try:
+                yield fd
+            finally:
+                self.board.cpu.deassign(*kick, fd)
+        finally:
+            os.close(fd)
+
+    def _step(self, bare: Any, command: Command, arguments: tuple[int, ...]) -> tuple[int, ...]:
+        memory, padded = self.board.memory, [*arguments, *[0] * (abi.MB_SLOTS - len(arguments))]
+        memory.write(abi.GPA_MAILBOX + abi.MB_ARGS, SLOTS.pack(*padded))
+        result = lib.lk_bare_step(bare, command)
+        if result < 0:
+            raise HostError("KVM_RUN", -result, f"a bare {command.name}")
+        (status,) = struct.unpack("<Q", memory.read(abi.GPA_MAILBOX + abi.MB_STATUS, 8))
+        if status != AgentStatus.OK:
+            raise GuestError(f"a bare {command.name}: the guest answered {status}")
+        results: tuple[int, ...] = SLOTS.unpack(memory.read(abi.GPA_MAILBOX + abi.MB_RESULTS, SLOTS.size))
+        return results
+
+
+@contextmanager
+def paused(machine: Machine) -> Iterator[None]:
+    """The machine paused, and running again afterwards whatever happened."""
+    machine.pause()
+    try:
+        yield
+    finally:
+        machine.resume()

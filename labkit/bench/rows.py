@@ -1,0 +1,75 @@
+"""Which rows does the bench have? Each with its unit, its floor in words, and the promise made about it."""
+
+from __future__ import annotations
+
+from labkit.bench import costs, kicks, life, requests
+from labkit.bench.row import REQUESTS_PER_S, Spec, Target
+
+_RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
+
+
+def _requests(depth: int, *, ioeventfd: bool) -> Spec:
+    way = "on" if ioeventfd else "off"
+    served = "a bare thread behind an eventfd" if ioeventfd else "the loop that enters the guest"
+    return Spec(
+        f"requests_{way}_{depth}",
+        REQUESTS_PER_S,
+        f"one-sector reads from a RAM disk, {depth} in flight, ioeventfd {way}",
+        f"{_RING_FLOOR}: {served}",
+        requests.at(depth, ioeventfd=ioeventfd),
+    )
+
+
+SPECS = (
+    Spec(
+        "trap_kick",
+        "ns",
+        "a kick that traps, on a device that does nothing",
+        "the same guest's kicks, each exit ignored by a bare loop around KVM_RUN",
+        kicks.trap,
+        Target("ratio", 1.10),
+    ),
+    Spec(
+        "ioeventfd_kick",
+        "ns",
+        "a kick through an ioeventfd, on a device that does nothing",
+        "the same guest's kicks into a bare eventfd, which a bare thread drains",
+        kicks.ioeventfd,
+        Target("ratio", 1.05),
+    ),
+    *(_requests(depth, ioeventfd=True) for depth in requests.DEPTHS),
+    *(_requests(depth, ioeventfd=False) for depth in requests.DEPTHS),
+    Spec(
+        "boot",
+        "ms",
+        "labkit.boot() to DRIVER_OK, in a process that has booted before",
+        "VM, split irqchip, memory and one vCPU up to its first exit, in bare C",
+        life.boot,
+        Target("value", 3.0),
+    ),
+    Spec(
+        "reset",
+        "us",
+        "vm.reset() until the guest is parked again",
+        "registers set back and the guest run until it parks, in bare C",
+        life.reset,
+        Target("value", 200.0),
+    ),
+    Spec(
+        "event",
+        "ns",
+        "one event into the feed",
+        "a clock read and a 64-byte store",
+        costs.event,
+        Target("value", 80.0),
+    ),
+    Spec(
+        "import",
+        "ms",
+        "a fresh interpreter that imports labkit, from start to exit",
+        "a fresh interpreter that imports _cffi_backend only",
+        costs.importing,
+        Target("value", 100.0),
+    ),
+)
+BY_NAME = {spec.name: spec for spec in SPECS}

@@ -1,0 +1,192 @@
+"""What does this machine lack to run the lab, and how is it mended? It only looks: nothing is raised or changed."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit import abi
+from labkit.errors import HostError, LabkitError
+
+GUESTS = ("agent", "storm")
+OPTIONAL = {"pandas": "vm.trace.frame()", "matplotlib": "figures", "ipywidgets": "live views", "jupyterlab": "the lab"}
+BUILD_AGAIN = "build again: make install"
+PROBE_LOOPS = 20_000
+PROBE_INSTRUCTIONS = 2 * PROBE_LOOPS
+EMULATED_NS = 50.0  # an instruction on hardware takes about 0.3 ns, an emulated one some hundreds
+# mov ecx, PROBE_LOOPS; again: dec ecx; jnz again; out PORT_EXIT, al
+PROBE_CODE = b"\xb9" + PROBE_LOOPS.to_bytes(4, "little") + b"\xff\xc9\x75\xfc\xe6" + bytes([abi.PORT_EXIT])
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor. `mend` says what to do if it is missing; without `needed` the lab runs all the same."""
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str = ""
+    needed: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything looked at, and the back end that `cpu="auto"` would take; None if none can run."""
+
+    checks: tuple[Check, ...]
+    back_end: str | None
+
+    @property
+    def usable(self) -> bool:
+        """Can a guest be booted here?"""
+        return self.back_end is not None
+
+
+def examine() -> Report:
+    """Look at everything. Takes some milliseconds: a guest of four instructions is run."""
+    basis = (*_built(), *_kvm())
+    usable = all(check.ok for check in basis if check.needed)
+    return Report((*basis, *_build_tools(), *_packages(), _qemu()), "kvm" if usable else None)
+
+
+# -- KVM: the device, what it can do, and whether it does it ----------------------------------------------------------
+
+
+def _kvm() -> Iterator[Check]:
+    from labkit.cpu.kvm import DEVICE, open_device
+
+    try:
+        device = open_device()
+    except HostError as error:
+        said, _, hint = str(error).partition("; ")
+        yield Check(DEVICE, False, said, hint, needed=True)
+        return
+    try:
+        yield Check(DEVICE, True, "opened for reading and writing", needed=True)
+        yield from _capabilities(device)
+    except HostError as error:
+        yield Check("KVM API", False, str(error), f"{DEVICE} is not KVM's device", needed=True)
+        return
+    finally:
+        os.close(device)
+    yield from _guest_runs()
+
+
+def _capabilities(device: int) -> Iterator[Check]:
+    from labkit.cpu.kvm import REQUIRED, ioctl
+    from labkit.native import lib
+
+    newer = "a newer Linux kernel, or another host: this KVM cannot do it"
+    version = ioctl(device, "KVM_GET_API_VERSION")
+    yield Check("KVM API", version == lib.KVM_API_VERSION, f"version {version}", newer, needed=True)
+    for name, purpose in REQUIRED.items():
+        there = ioctl(device, "KVM_CHECK_EXTENSION", getattr(lib, name)) > 0
+        yield Check(name, there, purpose, newer, needed=True)
+
+
+def _guest_runs() -> Iterator[Check]:
+    try:
+        cost_ns = probe_instruction_ns()
+    except LabkitError as error:
+        mend = "another host, or a user who may create VMs on this one"
+        yield Check("a guest runs", False, str(error), mend, needed=True)
+        return
+    emulated = cost_ns > EMULATED_NS
+    how = "this KVM emulates guest code" if emulated else "this KVM runs guest code on the CPU"
+    yield Check("a guest runs", True, f"{cost_ns:.1f} ns an instruction: {how}", needed=True)
+
+
+def probe_instruction_ns() -> float:
+    """What a guest instruction costs here, by running a countdown. HostError if KVM does not run it."""
+    from labkit.cpu.entry import lab_entry
+    from labkit.cpu.kvm import Kvm
+    from labkit.memory import GuestMemory
+    from labkit.pc.firmware import write_page_tables
+
+    memory = GuestMemory(abi.MEMORY_MIN_MIB)
+    try:
+        write_page_tables(memory)
+        memory.write(abi.GPA_IMAGE, PROBE_CODE)
+        cpu = Kvm(memory, 1)
+        try:
+            vcpu = cpu.vcpus[0]
+            vcpu.enter(lab_entry(abi.GPA_IMAGE, 0, 1, 0))
+            return _run_ns(vcpu.native) / PROBE_INSTRUCTIONS
+        finally:
+            cpu.close()
+    finally:
+        memory.close()
+
+
+def _run_ns(vcpu: Any) -> int:
+    """Until its first exit, in this thread, which is an actor of no machine afterwards as before."""
+    from labkit.native import lib
+
+    actor = lib.lk_actor()
+    lib.lk_vcpu_ask(vcpu, lib.ASK_RUN)
+    start_ns = time.perf_counter_ns()
+    left = lib.lk_vcpu_run(vcpu)
+    spent_ns = time.perf_counter_ns() - start_ns
+    lib.lk_set_actor(actor)
+    if left != lib.LEFT_IO:
+        raise HostError("KVM_RUN", errno.EIO, f"the probe ended with exit reason {vcpu.exit.reason}")
+    return spent_ns
+
+
+# -- what was built, what builds it, and what is merely nice to have --------------------------------------------------
+
+
+def _built() -> Iterator[Check]:
+    try:
+        core = importlib.util.find_spec("labkit.native._core")
+    except ImportError:
+        core = None
+    yield Check("C core", core is not None, (core and core.origin) or "not built", BUILD_AGAIN, needed=True)
+    for name in GUESTS:
+        there = (abi.GUEST_IMAGES / f"{name}.elf").is_file()
+        detail = f"{name}.elf" if there else f"{name}.elf is not built"
+        yield Check(f"guest {name}", there, detail, BUILD_AGAIN, needed=name == GUESTS[0])
+
+
+def _build_tools() -> Iterator[Check]:
+    command = os.environ.get("CC", "gcc").split()[0]
+    yield _program(command, "C compiler", "gcc", "libc6-dev")
+    yield _program("objdump", "binutils", "binutils")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    yield Check("Python headers", header.is_file(), str(header), _install("python3-dev"))
+
+
+def _packages() -> Iterator[Check]:
+    for name, purpose in OPTIONAL.items():
+        there = importlib.util.find_spec(name) is not None
+        detail = f"{_version(name)}, for {purpose}" if there else f"for {purpose}"
+        yield Check(name, there, detail, f"pip install {name}")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "version unknown"
+
+
+def _qemu() -> Check:
+    return _program("qemu-system-x86_64", "QEMU, for labkit bench --peer qemu", "qemu-system-x86")
+
+
+def _program(command: str, name: str, *packages: str) -> Check:
+    path = shutil.which(command)
+    return Check(name, path is not None, path or f"no {command} on the path", _install(*packages))
+
+
+def _install(*packages: str) -> str:
+    return f"on Debian or Ubuntu: {'' if os.getuid() == 0 else 'sudo '}apt-get install {' '.join(packages)}"
