@@ -37,32 +37,39 @@ class Image:
     lab: bool
 
 
-def load_image(path: Path) -> Image:
-    """Parse `path`; an unchanged file is parsed once a process. UsageError says what is wrong with it."""
+def load_kernel(path: Path) -> Image:
+    """A multiboot 1 kernel, for `kernel=`. UsageError says what is wrong with the file."""
+    entry, segments, text = _load(path)
+    _check_multiboot(path, text)
+    if not any(segment.gpa <= entry < segment.gpa + segment.size for segment in segments):
+        raise UsageError(f"{path}: entry {entry:#x} is in no segment")
+    return Image(path.name, segments, entry, lab=False)
+
+
+def lab_guest(name: str) -> Image:
+    """One of the guests built with the package: "agent". UsageError if it is missing or of another version."""
+    path = abi.GUEST_IMAGES / f"{name}.elf"
+    _, segments, _ = _load(path)
+    return Image(path.name, segments, _lab_entry(path, segments), lab=True)
+
+
+Loaded = tuple[int, tuple[Segment, ...], bytes]  # ELF entry (physical), segments, the file
+
+
+def _load(path: Path) -> Loaded:
+    """An unchanged file is parsed once a process."""
     try:
         stat = path.stat()
-        return _load(path, stat.st_mtime_ns, stat.st_size)
+        return _parse(path, stat.st_mtime_ns, stat.st_size)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def lab_guest(name: str) -> Image:
-    """One of the guests built with the package: "agent" or "storm"."""
-    return load_image(abi.GUEST_IMAGES / f"{name}.elf")
-
-
 @lru_cache(maxsize=16)
-def _load(path: Path, mtime_ns: int, size: int) -> Image:  # noqa: ARG001 - they tell one content from another
+def _parse(path: Path, mtime_ns: int, size: int) -> Loaded:  # noqa: ARG001 - they tell one content from another
     entry, segments = _read_elf(path)
-    text = path.read_bytes()
     _check_segments(path, segments)
-    lab = _lab_entry(path, segments)
-    if lab is not None:
-        return Image(path.name, segments, lab, lab=True)
-    _check_multiboot(path, text)
-    if not any(s.gpa <= entry < s.gpa + s.size for s in segments):
-        raise UsageError(f"{path}: entry {entry:#x} is in no segment")
-    return Image(path.name, segments, entry, lab=False)
+    return entry, segments, path.read_bytes()
 
 
 def _read_elf(path: Path) -> tuple[int, tuple[Segment, ...]]:
@@ -99,19 +106,15 @@ def _check_segments(path: Path, segments: tuple[Segment, ...]) -> None:
             raise UsageError(f"{path}: a segment at {segment.gpa:#x}, {segment.size} bytes, does not fit in memory")
 
 
-def _lab_entry(path: Path, segments: tuple[Segment, ...]) -> int | None:
-    """The 64-bit entry if this is a lab guest."""
+def _lab_entry(path: Path, segments: tuple[Segment, ...]) -> int:
     offset = NUMBERS["LAB_HEADER"]
-    for segment in segments:
-        if segment.gpa != abi.GPA_IMAGE or len(segment.data) < offset + LAB_HEADER.size:
-            continue
-        magic, version, entry = LAB_HEADER.unpack_from(segment.data, offset)
-        if magic != NUMBERS["LAB_MAGIC"]:
-            continue
-        if version != abi.ABI_VERSION:
-            raise UsageError(f"{path}: built for ABI {version}, this labkit speaks {abi.ABI_VERSION}: build it again")
-        return int(entry)
-    return None
+    start = next((s.data for s in segments if s.gpa == abi.GPA_IMAGE and len(s.data) >= offset + LAB_HEADER.size), b"")
+    magic, version, entry = LAB_HEADER.unpack_from(start.ljust(offset + LAB_HEADER.size, b"\0"), offset)
+    if magic != NUMBERS["LAB_MAGIC"]:
+        raise UsageError(f"{path}: no header of a lab guest")
+    if version != abi.ABI_VERSION:
+        raise UsageError(f"{path}: built for ABI {version}, this labkit speaks {abi.ABI_VERSION}: build it again")
+    return int(entry)
 
 
 def _check_multiboot(path: Path, text: bytes) -> None:

@@ -16,7 +16,7 @@ from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import GuestError, HostError, UsageError
 from labkit.guest import Guest
-from labkit.loader import Image, lab_guest, load_image
+from labkit.loader import Image, lab_guest, load_kernel
 from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
 from labkit.trace import Trace
@@ -211,7 +211,7 @@ def boot(
         raise UsageError(f"revision={revision!r}: this version knows {', '.join(REVISIONS)}")
     _check_range("vcpus", vcpus, 1, abi.VCPUS_MAX)
     _check_range("memory_mib", memory_mib, abi.MEMORY_MIN_MIB, abi.MEMORY_MAX_MIB)
-    image = load_image(Path(kernel)) if kernel is not None else lab_guest("agent")
+    image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
     _check_fits(image, memory_mib)
     ways = _irq(irq)
     model = _model(device, disk, writable=writable)

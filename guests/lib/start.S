@@ -5,6 +5,8 @@
 #define STACK_BYTES (1 << STACK_SHIFT)
 #define CODE_SELECTOR 0x08
 #define LAPIC_EOI 0xb0
+#define PIC_MASTER_MASK 0x21
+#define PIC_SLAVE_MASK 0xa1
 #define CR0_PG 0x80000000
 #define CR4_PAE 0x20
 #define MSR_EFER 0xc0000080
@@ -28,6 +30,9 @@ multiboot_header:
     .globl start32
 start32:
     cli
+    movb $0xff, %al                 /* whatever the firmware left ticking: no interrupt but ours */
+    outb %al, $PIC_MASTER_MASK
+    outb %al, $PIC_SLAVE_MASK
     movl $pml4, %edi
     leal TABLE + PAGE_BYTES(%edi), %eax
     movl %eax, (%edi)
