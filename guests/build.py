@@ -13,11 +13,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 GUESTS = ("agent", "storm")
-FLAGS = (
-    "-std=gnu11 -O2 -g0 -Wall -Wextra -Werror -ffreestanding -fno-pic -no-pie -mcmodel=small -mgeneral-regs-only "
-    "-mno-red-zone -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables -fno-builtin "
-    "-fno-tree-loop-distribute-patterns"
-).split()
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+BARE = ["-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-mno-red-zone"]
+PLAIN = ["-mgeneral-regs-only", "-fcf-protection=none", "-fno-tree-loop-distribute-patterns"]  # no SSE, no memset
+FIXED = ["-fno-pic", "-no-pie", "-mcmodel=small"]
+FLAGS = ["-std=gnu11", "-O2", "-g0", *WARNINGS, *BARE, *PLAIN, *FIXED]
 
 
 class BuildError(Exception):
@@ -55,7 +55,14 @@ def _compile(cc: str, source: Path, work: Path) -> Path:
 def _link(cc: str, name: str, library: list[Path], script: Path, work: Path, out: Path) -> Path:
     wide, image = work / f"{name}.elf64", out / f"{name}.elf"
     program = _compile(cc, HERE / f"{name}.c", work)
-    link = ["-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments"]
+    link = [
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        "-Wl,-z,noexecstack",
+        "-Wl,--no-warn-rwx-segments",
+    ]
     run(cc, *link, "-T", script, program, *library, "-o", wide)
     run("objcopy", "-O", "elf32-i386", wide, image)
     listing = run("objdump", "-d", "--no-show-raw-insn", wide)

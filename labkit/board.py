@@ -6,15 +6,15 @@ forgotten Machine can be collected and the board closed.
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 from labkit import cpu as cpus
-from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT, QUEUE_MAX
+from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT
 from labkit.cpu.entry import Entry, lab_entry, multiboot_entry
 from labkit.errors import GuestError, HostError
 from labkit.loader import Image
@@ -78,10 +78,11 @@ class Board:
         self.feed = Feed(self.memory.native)
         undo.append(self.feed.keep)
         self.runstate = RunState(self.feed)
+        self._big_lock = BigLock(self.memory.native)
         self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus)
         undo.append(self.cpu.close)
         self.loop = _not_null(lib.lk_loop_new(self.memory.native), "epoll_create1")
-        undo.append(lambda: lib.lk_loop_free(self.loop))
+        undo.append(lambda: lib.lk_loop_free(self.loop))  # which stops the iothread
         device = _not_null(lib.lk_device_new(self.memory.native, plan.model.kind), "malloc")
         self.device = ffi.gc(device, lib.lk_device_free)  # views may outlive the machine
         plan.model.attach(self.device)
@@ -119,31 +120,26 @@ class Board:
             self.proxy.close()
 
     def _start_threads(self) -> None:
-        if lib.lk_install_signal() < 0:
-            raise HostError("sigaction", -lib.lk_install_signal(), "the signal labkit uses is taken")
-        self._start(self._run_loop, "iothread")
+        if (failed := lib.lk_install_signal()) < 0:
+            raise HostError("sigaction", -failed, "the signal labkit uses is taken")
+        if (failed := lib.lk_loop_start(self.loop, f"{self.name}-io".encode())) < 0:
+            raise HostError("pthread_create", -failed)
         for vcpu in self.cpu.vcpus:
-            self._start(partial(self._run_vcpu, vcpu.native), f"vcpu{vcpu.index}")
-
-    def _start(self, target: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=target, name=f"{self.name}-{name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+            run, name = partial(self._run_vcpu, vcpu.native), f"{self.name}-vcpu{vcpu.index}"
+            self._threads.append(threading.Thread(target=run, name=name, daemon=True))
+            self._threads[-1].start()
 
     def close(self) -> None:
         """In the owner thread: stop everything, release everything, in reverse order of building."""
         if self.runstate.state is State.CLOSED:
             return
         self._stop_vcpus()
-        with self.locked():
-            self.runstate.change(State.CLOSED)
+        self.runstate.close()
         self._tear_down()
 
     def _tear_down(self) -> None:
         for vcpu in getattr(self, "cpu", _NO_CPU).vcpus:
             lib.lk_vcpu_ask(vcpu.native, lib.ASK_QUIT)
-        if hasattr(self, "loop"):
-            lib.lk_loop_stop(self.loop)
         for thread in self._threads:
             thread.join()
         while self._undo:
@@ -163,7 +159,6 @@ class Board:
         if self.runstate.state is State.PAUSED:
             with self.locked():
                 self.runstate.change(State.RUNNING)
-                self._run_unfinished()
             self._release_vcpus()
 
     def reset(self) -> None:
@@ -220,36 +215,26 @@ class Board:
             lib.lk_vcpu_ask(vcpu.native, how)
         for vcpu in self.cpu.vcpus:
             if not lib.lk_vcpu_wait_stopped(vcpu.native, STOP_TIMEOUT_MS):
-                raise HostError("KVM_RUN", 110, f"vCPU {vcpu.index} did not come out of the guest")
+                raise HostError("KVM_RUN", errno.ETIMEDOUT, f"vCPU {vcpu.index} did not come out of the guest")
         self.device.stopping = 0
 
     def _release_vcpus(self) -> None:
+        """Back into the guest; a run of a queue that the stop had cut short is finished first."""
+        with self.locked():
+            for queue in self.proxy.queues:
+                if self.device.vq[queue.index].unfinished:
+                    lib.lk_queue_run(self.device, queue.index, Run.RESUME)
         for vcpu in self.cpu.vcpus:
             lib.lk_vcpu_ask(vcpu.native, lib.ASK_RUN)
-
-    def _run_unfinished(self) -> None:
-        for queue in range(QUEUE_MAX):
-            if self.device.vq[queue].unfinished:
-                lib.lk_queue_run(self.device, queue, Run.RESUME)
 
     def _state_changed(self, running: bool) -> None:
         self.proxy.notifiers.happens(Situation(Cause.RESUME if running else Cause.PAUSE))
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The big lock: device work, register writes, rules. Never taken twice by one thread."""
-        lib.lk_lock_take(self.memory.native)
-        try:
-            yield
-        finally:
-            lib.lk_lock_release(self.memory.native)
+    def locked(self) -> BigLock:
+        """The big lock, for a `with`: device work, register writes, rules. Never taken twice by one thread."""
+        return self._big_lock
 
-    # -- what the vCPU threads and the iothread do ---------------------------------------------------------------------
-
-    def _run_loop(self) -> None:
-        result = lib.lk_loop_run(self.loop)
-        if result < 0:
-            self._host_failed(HostError("epoll_wait", -result))
+    # -- what the vCPU threads do ---------------------------------------------------------------------
 
     def _run_vcpu(self, vcpu: Any) -> None:
         """Whatever the C core does not serve comes up here: registers, PCI, MMIO, and the guest's end."""
@@ -264,6 +249,7 @@ class Board:
                 self._host_failed(error)
 
     def _access(self, left: Any) -> None:
+        """One access, or as many as a string instruction has items."""
         bus, address = (self.ports, left.port) if left.kind == lib.LEFT_IO else (self.mmio, left.gpa)
         width = left.width
         data = ffi.buffer(left.data, width * left.count)
@@ -280,13 +266,14 @@ class Board:
         text = EXIT_REASONS.get(reason, f"exit reason {reason}, detail {vcpu.exit.detail:#x}")
         self.crash = GuestError(f"vCPU {vcpu.index} crashed at rip={rip:#x}: {text}")
         self.feed.emit(Kind.CRASH, -1, reason, rip, vcpu.index)
+        lib.lk_vcpu_retire(vcpu)
         self.owner.submit(lambda: self.end(State.CRASHED))
 
     def _guest_exits(self, code: int) -> None:
         """Port 0xf4. No vCPU enters the guest again."""
-        self._retire_vcpus()
         self.exit_code = code
         self.feed.emit(Kind.EXIT, -1, code)
+        self._retire_vcpus()
         self.owner.submit(lambda: self.end(State.EXITED))
 
     def _retire_vcpus(self) -> None:
@@ -295,9 +282,22 @@ class Board:
             lib.lk_vcpu_retire(vcpu.native)
 
     def _host_failed(self, error: Exception) -> None:
+        self.crash = error if isinstance(error, HostError) else HostError(f"labkit itself: {error!r}", errno.EIO)
         self._retire_vcpus()
-        self.crash = error if isinstance(error, HostError) else HostError(f"labkit itself: {error!r}", 5)
         self.owner.submit(lambda: self.end(State.CRASHED))
+
+
+class BigLock:
+    """The big lock of one machine. The wait is in C, without the GIL."""
+
+    def __init__(self, native_machine: Any) -> None:
+        self._machine = native_machine
+
+    def __enter__(self) -> None:
+        lib.lk_lock_take(self._machine)
+
+    def __exit__(self, *error: object) -> None:
+        lib.lk_lock_release(self._machine)
 
 
 class _NoCpu:

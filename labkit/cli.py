@@ -178,8 +178,9 @@ def _kick_sentences(kicks: dict[str, int]) -> list[str]:
     said = []
     if kicks["synthetic"]:
         said.append(f"Queue 0: {kicks['synthetic']} synthetic kick, made by the start itself, not by the guest (R3).")
-    paths = f"{kicks['trapped']} by trap, {kicks['signalled']} by eventfd"
-    return [*said, f"Queue 0: kicks of the guest: {paths} ({kicks['drained']} of them found when the notifier stopped)."]
+    drained = f"{kicks['drained']} of them found when the notifier stopped"
+    paths = f"{kicks['trapped']} by trap, {kicks['signalled']} by eventfd ({drained})"
+    return [*said, f"Queue 0: kicks of the guest: {paths}."]
 
 
 def _run_kernel(kernel: Path, cmdline: str, plan: dict[str, Any], as_json: bool) -> int:
@@ -239,8 +240,8 @@ def _print_table(report: Report, as_markdown: bool) -> None:
     from rich.table import Table
 
     table = Table(*HEADINGS, title=f"labkit bench on {report.cpu}")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    for column in table.columns:
+        column.no_wrap, column.justify = True, "left" if column is table.columns[0] else "right"
     for row in report.rows:
         table.add_row(*cells(row))
     console = Console()

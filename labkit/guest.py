@@ -91,8 +91,9 @@ class Storm:
 class Guest:
     """The driver in the guest, one step at a time. Every call raises GuestError if the guest is gone or hangs."""
 
-    def __init__(self, board: Board, irq: Irq) -> None:
+    def __init__(self, board: Board, irq: Irq, machine: object) -> None:
         self._board, self._irq = board, irq
+        self._machine = machine  # a guest in use keeps its machine from being collected
 
     # -- the steps of the driver ---------------------------------------------------------------------------------------
 
@@ -210,6 +211,7 @@ class Guest:
         arguments = (0, requests, depth, type, bytes, taking_part, self._ticks(timeout_s), sectors)
 
         def run() -> tuple[int, ...]:
+            self._check_usable()  # once: all take part or none
             for index in range(1, taking_part):
                 self._post(Command.STORM, arguments, index)
             self._post(Command.STORM, arguments, 0)
@@ -279,12 +281,12 @@ class Guest:
             self._wait_parked("boot", index, timeout_s)
 
     def _step(self, command: Command, *arguments: int, timeout_s: float = TIMEOUT_S) -> tuple[int, ...]:
+        self._check_usable()
         self._post(command, arguments, 0)
         return self._result(command, 0, timeout_s)
 
     def _post(self, command: Command, arguments: tuple[int, ...], index: int) -> None:
         board = self._board
-        self._check_usable()
         padded = [argument & 0xFFFFFFFFFFFFFFFF for argument in arguments] + [0] * (abi.MB_SLOTS - len(arguments))
         vcpu = board.cpu.vcpus[index].native
         if not lib.lk_step_wait(vcpu, 0):
@@ -329,8 +331,10 @@ class Guest:
             raise UsageError(f"the machine is {board.runstate.state.name.lower()}: no guest step can be done")
 
     def _crash(self) -> Exception:
-        crash = self._board.crash
-        return GuestError(str(crash)) if crash is not None else GuestError("the guest is gone")
+        board = self._board
+        if board.crash is not None:
+            return GuestError(f"{board.crash}; vm.reset() starts it again")
+        return GuestError(f"the guest ended with exit code {board.exit_code}; vm.reset() starts it again")
 
 
 class StepFailed(GuestError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,16 +42,20 @@ def load_kernel(path: Path) -> Image:
     """A multiboot 1 kernel, for `kernel=`. UsageError says what is wrong with the file."""
     entry, segments, text = _load(path)
     _check_multiboot(path, text)
-    if not any(segment.gpa <= entry < segment.gpa + segment.size for segment in segments):
-        raise UsageError(f"{path}: entry {entry:#x} is in no segment")
-    return Image(path.name, segments, entry, lab=False)
+    return _image(path, segments, entry, lab=False)
 
 
 def lab_guest(name: str) -> Image:
     """One of the guests built with the package: "agent". UsageError if it is missing or of another version."""
     path = abi.GUEST_IMAGES / f"{name}.elf"
     _, segments, _ = _load(path)
-    return Image(path.name, segments, _lab_entry(path, segments), lab=True)
+    return _image(path, segments, _lab_entry(path, segments), lab=True)
+
+
+def _image(path: Path, segments: tuple[Segment, ...], entry: int, *, lab: bool) -> Image:
+    if not any(segment.gpa <= entry < segment.gpa + segment.size for segment in segments):
+        raise UsageError(f"{path}: entry {entry:#x} is in no segment")
+    return Image(path.name, segments, entry, lab)
 
 
 Loaded = tuple[int, tuple[Segment, ...], bytes]  # ELF entry (physical), segments, the file
@@ -59,8 +64,10 @@ Loaded = tuple[int, tuple[Segment, ...], bytes]  # ELF entry (physical), segment
 def _load(path: Path) -> Loaded:
     """An unchanged file is parsed once a process."""
     try:
-        stat = path.stat()
-        return _parse(path, stat.st_mtime_ns, stat.st_size)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{path}: not a file")  # a FIFO would be waited for
+        return _parse(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
 

@@ -39,7 +39,7 @@ class Machine:
     def __init__(self, plan: Plan, irq: Irq) -> None:
         board = Board(plan, f"vm{next(_numbers)}")
         self._board = board
-        self.guest = Guest(board, irq)
+        self._irq = irq
         self.trace = Trace(board.feed)
         self._finalizer = weakref.finalize(self, _close, board)
 
@@ -100,6 +100,11 @@ class Machine:
             raise UsageError(f"vCPU {vcpu}: the machine has {len(self._board.cpu.vcpus)}")
         result: dict[str, int] = self._board.owner.call(lambda: self._board.look_at(vcpu))
         return result
+
+    @property
+    def guest(self) -> Guest:
+        """The driver in the guest, one step at a time."""
+        return Guest(self._board, self._irq, self)
 
     # -- commands, each carried out by the owner thread ----------------------------------------------------------------
 

@@ -27,10 +27,16 @@ class GuestMemory:
             os.close(self.fd)
             raise HostError("mmap(guest RAM)", ffi.errno, f"{mib} MiB of guest memory")
 
+    @property
+    def is_open(self) -> bool:
+        """Is there memory to read? Not after `close`."""
+        return self.native is not None
+
     def _at(self, gpa: int, size: int) -> Any:
         if self.native is None:
             raise UsageError("the machine is closed: its memory is gone")
-        host = lib.lk_memory_at(ffi.addressof(self.native.memory), gpa, size) if gpa >= 0 <= size else ffi.NULL
+        sane = 0 <= gpa <= self.size_bytes and 0 <= size <= self.size_bytes  # so it fits in 64 bits
+        host = lib.lk_memory_at(ffi.addressof(self.native.memory), gpa, size) if sane else ffi.NULL
         if host == ffi.NULL:
             raise UsageError(f"guest memory [{gpa:#x}, +{size:#x}) is outside its {self.size_bytes >> 20} MiB")
         return host

@@ -31,6 +31,11 @@ class RunState:
         """Undo `listen`; before the listener's device goes (R11)."""
         self._listeners.remove(listener)
 
+    def close(self) -> None:
+        """The machine goes. The listeners do not hear of it: their devices go by a rule of their own (R11)."""
+        self._feed.emit(Kind.RUNSTATE, -1, self.state, State.CLOSED)
+        self.state = State.CLOSED
+
     def change(self, state: State) -> None:
         """Go to `state`; the listeners hear of it if running begins or ends."""
         if state is self.state:

@@ -18,6 +18,8 @@
 #define PAGE_TABLES_BYTES 0x6000
 #define GPA_MULTIBOOT_INFO 0x9000   /* information structure, command line, loader name */
 #define MULTIBOOT_INFO_BYTES 0x2000
+#define GPA_STACKS 0x20000          /* stack of vCPU n ends at GPA_STACKS + (n + 1) << STACK_SHIFT */
+#define STACK_SHIFT 13
 #define GPA_MAILBOX 0x10000         /* one mailbox for each vCPU, MAILBOX_STRIDE apart */
 #define MAILBOX_STRIDE 0x1000
 #define GPA_IMAGE 0x100000          /* where the lab's own guests are linked */
@@ -135,7 +137,7 @@
 #define PCI_STATUS_CAPABILITIES 0x10
 #define PCI_BAR_IO 0x1
 #define PCI_CAP_MSIX 0x11
-#define VIRTIO_SLOT 3               /* device number of the virtio device on bus 0 */
+#define VIRTIO_SLOT 1               /* device number of the virtio device on bus 0 */
 #define BAR0_FIRST 0xc000           /* where the firmware puts BAR0 */
 
 #define MSIX_CAP_OFFSET 0x40
@@ -148,8 +150,7 @@
 #define MSIX_BAR_BYTES 4096
 #define MSIX_PBA_OFFSET 0x800
 #define MSIX_ENTRY_BYTES 16
-#define MSIX_ENTRY_ADDRESS_LOW 0
-#define MSIX_ENTRY_ADDRESS_HIGH 4
+#define MSIX_ENTRY_ADDRESS 0
 #define MSIX_ENTRY_DATA 8
 #define MSIX_ENTRY_CONTROL 12
 #define MSIX_ENTRY_MASKED 0x1

@@ -9,7 +9,9 @@
 static struct {
     spinlock lock;
     volatile uint32_t arrived, left;
-    uint64_t issued, completed, errors;
+    uint64_t issued;
+    volatile uint64_t completed;
+    uint64_t errors, finished; /* TSC when the last one completed */
     volatile uint32_t failed; /* AGENT_*: somebody gave up, so do all */
 } shared;
 
@@ -65,16 +67,31 @@ static void take_lock(const load_plan *plan, load_result *result)
     result->lock_ticks += rdtsc() - start;
 }
 
-/* One turn under the lock. True when all is done, or somebody gave up. */
-static bool turn(virtio_device *v, ring *r, const load_plan *plan, load_result *result)
+/* All is done, or somebody gave up. */
+static bool over(const load_plan *plan) { return shared.completed >= plan->requests || shared.failed; }
+
+/* One turn under the lock. */
+static void turn(virtio_device *v, ring *r, const load_plan *plan, load_result *result)
 {
     take_lock(plan, result);
     reap_all(r);
     if (add_all(r, plan) && ring_publish(r))
         kick(v, r, result);
-    bool over = shared.completed >= plan->requests || shared.failed;
+    if (!shared.finished && over(plan))
+        shared.finished = rdtsc();
     spin_unlock(&shared.lock);
-    return over;
+}
+
+/* Until there is something to do. Another vCPU may reap what woke this one, so a wait for used entries alone could be
+ * for ever; the slow timer covers the moment between its look and its sleep. */
+static void wait_for_turn(virtio_device *v, const ring *r, const load_plan *plan, uint64_t deadline)
+{
+    while (!ring_has_used(r) && !over(plan)) {
+        if (rdtsc() > deadline)
+            shared.failed = AGENT_TIMEOUT;
+        else
+            virtio_relax(v);
+    }
 }
 
 static uint32_t check(const virtio_device *v, const load_plan *plan)
@@ -93,7 +110,7 @@ static void prepare(ring *r, const load_plan *plan)
 {
     for (uint32_t slot = 0; slot < plan->depth; slot++)
         ring_describe(r, slot, plan->type, plan->bytes);
-    shared.issued = shared.completed = shared.errors = 0;
+    shared.issued = shared.completed = shared.errors = shared.finished = 0;
     shared.failed = AGENT_OK;
     shared.left = 0;
 }
@@ -112,10 +129,9 @@ uint32_t load_run(virtio_device *v, const load_plan *plan, uint32_t vcpu, load_r
     meet(&shared.arrived, plan->vcpus);
 
     uint64_t interrupts = device_interrupts, start = rdtsc(), deadline = start + plan->timeout_ticks;
-    while (!turn(v, r, plan, result))
-        if (!virtio_wait(v, r, deadline))
-            shared.failed = AGENT_TIMEOUT;
-    result->ticks = rdtsc() - start;
+    for (turn(v, r, plan, result); !over(plan); turn(v, r, plan, result))
+        wait_for_turn(v, r, plan, deadline);
+    result->ticks = shared.finished - start;
     result->interrupts = device_interrupts - interrupts;
 
     meet(&shared.left, plan->vcpus);

@@ -1,8 +1,6 @@
 /* How does a guest begin? Two ways in, one way on: guest_main(vcpu, vcpus, multiboot info). See ../README.md. */
 #include "abi.h"
 
-#define STACK_SHIFT 13
-#define STACK_BYTES (1 << STACK_SHIFT)
 #define CODE_SELECTOR 0x08
 #define LAPIC_EOI 0xb0
 #define PIC_MASTER_MASK 0x21
@@ -33,24 +31,27 @@ start32:
     movb $0xff, %al                 /* whatever the firmware left ticking: no interrupt but ours */
     outb %al, $PIC_MASTER_MASK
     outb %al, $PIC_SLAVE_MASK
-    movl $pml4, %edi
+    movl $GPA_PAGE_TABLES, %edi     /* firmware has used this memory: upper halves are written too */
     leal TABLE + PAGE_BYTES(%edi), %eax
     movl %eax, (%edi)
-    movl $pml4 + PAGE_BYTES, %edi
+    movl $0, 4(%edi)
+    movl $GPA_PAGE_TABLES + PAGE_BYTES, %edi
     leal TABLE + PAGE_BYTES(%edi), %eax
     movl $4, %ecx
 1:  movl %eax, (%edi)               /* four directories, */
+    movl $0, 4(%edi)
     addl $PAGE_BYTES, %eax
     addl $8, %edi
     loop 1b
-    movl $pml4 + 2 * PAGE_BYTES, %edi
+    movl $GPA_PAGE_TABLES + 2 * PAGE_BYTES, %edi
     movl $LARGE_PAGE, %eax
     movl $4 * 512, %ecx
 2:  movl %eax, (%edi)               /* 512 large pages each */
+    movl $0, 4(%edi)
     addl $0x200000, %eax
     addl $8, %edi
     loop 2b
-    movl $pml4, %eax
+    movl $GPA_PAGE_TABLES, %eax
     movl %eax, %cr3
     movl %cr4, %eax
     orl $CR4_PAE, %eax
@@ -75,7 +76,7 @@ start64:
     lgdt gdt_pointer
     leal 1(%rdi), %eax
     shll $STACK_SHIFT, %eax
-    leaq stacks(%rax), %rsp
+    leaq GPA_STACKS(%rax), %rsp
     xorl %ebp, %ebp
     call guest_main
 3:  cli                             /* a guest that returns has nothing more to do */
@@ -106,10 +107,3 @@ gdt:
 gdt_pointer:
     .word . - gdt - 1
     .quad gdt
-
-    .bss
-    .balign PAGE_BYTES
-pml4:
-    .skip 6 * PAGE_BYTES
-stacks:
-    .skip VCPUS_MAX * STACK_BYTES

@@ -38,10 +38,8 @@ static bool find(virtio_device *v)
 
 static void set_vector(uint64_t entry, uint64_t address)
 {
-    store32(entry + MSIX_ENTRY_ADDRESS_LOW, (uint32_t)address);
-    store32(entry + MSIX_ENTRY_ADDRESS_HIGH, 0);
-    store32(entry + MSIX_ENTRY_DATA, DEVICE_VECTOR);
-    store32(entry + MSIX_ENTRY_CONTROL, 0); /* not masked */
+    store64(entry + MSIX_ENTRY_ADDRESS, address);
+    store64(entry + MSIX_ENTRY_DATA, DEVICE_VECTOR); /* and a control word of 0: not masked */
 }
 
 /* Vector 0 for config changes, vector 1 for queues. Off first, or the table is live while it is written. */
@@ -118,16 +116,21 @@ uint32_t virtio_negotiate(virtio_device *v, uint32_t irq, uint32_t features, uin
     return v->queues ? AGENT_OK : AGENT_NO_DEVICE;
 }
 
-/* With interrupts the vCPU sleeps; the check and the sleep cannot be parted by one (interrupts are off in between). */
+/* Interrupts are off outside the hlt: whoever looks for work and then calls this cannot miss the one in between. */
+void virtio_relax(const virtio_device *v)
+{
+    if (v->irq == IRQ_MSIX)
+        halt_until_interrupt();
+    else
+        relax();
+}
+
 bool virtio_wait(const virtio_device *v, const ring *r, uint64_t deadline)
 {
     while (!ring_has_used(r)) {
         if (rdtsc() > deadline)
             return false;
-        if (v->irq == IRQ_MSIX)
-            halt_until_interrupt();
-        else
-            relax();
+        virtio_relax(v);
     }
     return true;
 }

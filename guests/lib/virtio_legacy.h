@@ -21,6 +21,7 @@ uint8_t virtio_set_status(virtio_device *v, uint8_t status); /* returns what rea
 uint8_t virtio_status(const virtio_device *v);
 uint64_t virtio_capacity(const virtio_device *v); /* blk: sectors */
 void virtio_kick(const virtio_device *v, uint16_t queue);
+void virtio_relax(const virtio_device *v); /* a moment's wait: hlt with interrupts, pause without */
 bool virtio_wait(const virtio_device *v, const ring *r, uint64_t deadline); /* false: the deadline has passed */
 
 #endif

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit import abi, cpu
-from labkit.bench.qemu import HOW, Qemu
+from labkit.bench.qemu import Qemu
 from labkit.bench.row import FULL, Effort, Row, Spec
 from labkit.bench.rows import BY_NAME, SPECS
 from labkit.errors import HostError, UsageError
@@ -40,14 +40,15 @@ def run(
 ) -> Report:
     """Measure the named rows, or all. UsageError: no such row or peer. HostError: this host cannot."""
     specs = _chosen(names)
-    other, notes = _peer(peer, effort)
+    other, why_not = _peer(peer, effort)
     rows = []
     for spec in specs:
         if progress is not None:
             progress(spec.name)
         samples = spec.measure(effort)
-        rows.append(Row(spec, samples, other.compare(spec.name) if other else None))
-    return Report(_back_end(), tuple(rows), other.version if other else None, notes)
+        rows.append(Row(spec, samples, other.compare(spec) if other else None))
+    notes = other.notes if other else why_not
+    return Report(_back_end(), tuple(rows), other.version if other else None, tuple(notes))
 
 
 def _chosen(names: Iterable[str] | None) -> tuple[Spec, ...]:
@@ -60,17 +61,16 @@ def _chosen(names: Iterable[str] | None) -> tuple[Spec, ...]:
     return tuple(BY_NAME[name] for name in wanted)
 
 
-def _peer(name: str | None, effort: Effort) -> tuple[Qemu | None, tuple[str, ...]]:
-    """The peer, and how it is compared or why it is not."""
+def _peer(name: str | None, effort: Effort) -> tuple[Qemu | None, list[str]]:
+    """The peer, or why there is none."""
     if name is None:
-        return None, ()
+        return None, []
     if name not in PEERS:
         raise UsageError(f"peer {name!r}: this version knows {', '.join(PEERS)}")
     try:
-        qemu = Qemu(effort)
+        return Qemu(effort), []
     except HostError as error:
-        return None, (str(error),)
-    return qemu, HOW
+        return None, [str(error)]
 
 
 def _back_end() -> str:

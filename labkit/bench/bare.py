@@ -1,4 +1,8 @@
-"""How does a bare loop drive the same guest? The vCPU of a paused machine is lent to it, for one step at a time."""
+"""How does a bare loop drive the same guest? The vCPU of a paused machine is lent to it, for one step at a time.
+
+Both take turns on the same CPUs: the guest on one, whoever serves its eventfd on another. CPUs of a shared machine
+differ by a third for minutes, which would be taken for a difference between the lab and its floor.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import labkit
 from labkit import abi
 from labkit.abi import AgentStatus, Command, Register
 from labkit.board import Board
@@ -20,8 +26,8 @@ from labkit.native import ffi, lib
 class BareVcpu:
     """vCPU 0 of a machine and its queue 0, without rules, events, locks and checks."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, io_cpu: int) -> None:
+        self.machine, self._io_cpu = machine, io_cpu
         self.board: Board = machine._board  # the bench measures what lies behind the public names
         self.notify_port = self.board.proxy.notify_base + Register.QUEUE_NOTIFY
 
@@ -44,7 +50,8 @@ class BareVcpu:
     @contextmanager
     def _lent(self, ioeventfd: bool) -> Iterator[Any]:
         """An lk_bare over the paused machine; its own notifier is gone while it is paused (R10)."""
-        bare = ffi.new("lk_bare *", {"vcpu": self.board.cpu.vcpus[0].native, "eventfd": -1})
+        vcpu = self.board.cpu.vcpus[0].native
+        bare = ffi.new("lk_bare *", {"vcpu": vcpu, "eventfd": -1, "reader_cpu": self._io_cpu})
         with paused(self.machine):
             if not ioeventfd:
                 yield bare
@@ -77,6 +84,27 @@ class BareVcpu:
             raise GuestError(f"a bare {command.name}: the guest answered {status}")
         results: tuple[int, ...] = SLOTS.unpack(memory.read(abi.GPA_MAILBOX + abi.MB_RESULTS, SLOTS.size))
         return results
+
+
+@contextmanager
+def boot(device: str, *, ioeventfd: bool) -> Iterator[BareVcpu]:
+    """A machine with its guest on one CPU, where the caller is too, and its iothread on another if there is one."""
+    allowed = os.sched_getaffinity(0)
+    guest_cpu, io_cpu = min(allowed), max(allowed)
+    os.sched_setaffinity(0, {guest_cpu})  # threads are born where their parent runs
+    try:
+        with labkit.boot(device, ioeventfd=ioeventfd) as machine:
+            os.sched_setaffinity(_thread(f"{machine.name}-io"), {io_cpu})
+            yield BareVcpu(machine, io_cpu)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _thread(name: str) -> int:
+    """The id of a thread of this process."""
+    return next(
+        int(task.name) for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text() == f"{name}\n"
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import labkit
-from labkit.bench.bare import BareVcpu, paused
+from labkit.bench.bare import paused
 from labkit.bench.row import Effort, Samples, interleaved
 from labkit.errors import HostError
 from labkit.native import lib
@@ -33,8 +33,7 @@ def _bare_boot_ms() -> float:
 def reset(effort: Effort) -> Samples:
     """vm.reset(), us: from power-on registers to a parked guest."""
     with labkit.boot("blk", bring_up=False) as vm:
-        bare = BareVcpu(vm)
-        vcpu: Any = bare.board.cpu.vcpus[0]
+        vcpu: Any = vm._board.cpu.vcpus[0]
         regs, sregs = vcpu.entry_structs
 
         def value() -> float:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import labkit
 from labkit.abi import SECTOR_BYTES, BlkType, Command
-from labkit.bench.bare import BareVcpu
+from labkit.bench.bare import boot
 from labkit.bench.row import Effort, Samples, interleaved
 from labkit.errors import GuestError
 
@@ -20,14 +19,13 @@ def at(depth: int, *, ioeventfd: bool) -> Callable[[Effort], Samples]:
 
 
 def _requests(effort: Effort, depth: int, *, ioeventfd: bool) -> Samples:
-    with labkit.boot("blk", ioeventfd=ioeventfd, irq="msix") as vm:
-        bare = BareVcpu(vm)
+    with boot("blk", ioeventfd=ioeventfd) as bare:
         ticks_per_s = bare.board.cpu.tsc_khz * 1000
         storm = (0, effort.requests, depth, BlkType.IN, SECTOR_BYTES, 1, TIMEOUT_S * ticks_per_s)
         sectors = bare.board.device.blk.sectors
 
         def value() -> float:
-            done = vm.guest.storm(effort.requests, depth, vcpus=1, timeout_s=TIMEOUT_S)
+            done = bare.machine.guest.storm(effort.requests, depth, vcpus=1, timeout_s=TIMEOUT_S)
             _check(done.requests, done.errors, effort)
             return done.requests_per_s
 

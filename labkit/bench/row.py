@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 REQUESTS_PER_S = "requests/s"
@@ -16,13 +16,14 @@ class Effort:
 
     repetitions: int
     kicks: int  # in one batch; the guest reports the time of each batch
-    batches: int
+    trap_batches: int
+    ioeventfd_batches: int
     requests: int
     events: int
 
 
-FULL = Effort(repetitions=21, kicks=200, batches=10, requests=1000, events=200_000)
-QUICK = Effort(repetitions=3, kicks=50, batches=4, requests=100, events=20_000)
+FULL = Effort(21, kicks=250, trap_batches=10, ioeventfd_batches=100, requests=1000, events=200_000)
+QUICK = Effort(3, kicks=50, trap_batches=4, ioeventfd_batches=10, requests=100, events=100_000)
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,6 @@ class Target:
 
     quantity: str
     most: float
-
-    def __str__(self) -> str:
-        return f"{self.quantity} <= {self.most:g}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Row:
             "peer_value": self.peer.value if self.peer else None,
             "peer_own": self.peer.own if self.peer else None,
             "peer_note": self.peer.note if self.peer else "",
-            "target": str(self.spec.target) if self.spec.target else None,
+            "target": asdict(self.spec.target) if self.spec.target else None,
             "met": self.met,
             "spread": spread(self.samples.values),
             "floor_spread": spread(self.samples.floors),

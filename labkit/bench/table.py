@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from labkit.bench import Report
-from labkit.bench.row import Row
+from labkit.bench.row import REQUESTS_PER_S, Row, Spec
 
-HEADINGS = ("row", "value", "raw floor", "unit", "ratio", "target", "met", "peer")
+HEADINGS = ("row", "value", "raw floor", "ratio", "target", "met", "peer")
+SHORT = {REQUESTS_PER_S: "/s"}  # the row's name says of what
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """One row, under HEADINGS."""
-    target = str(row.spec.target).replace("<=", "≤") if row.spec.target else "–"
+    unit = SHORT.get(row.spec.unit, row.spec.unit)
     met = {True: "yes", False: "no", None: "–"}[row.met]
-    peer = "–" if row.peer_ratio is None else f"{row.peer_ratio:.2f}"
-    figures = figure(row.value), figure(row.floor), row.spec.unit, f"{row.ratio:.2f}"
-    return (row.spec.name, *figures, target, met, peer)
+    peer = "–" if row.peer_ratio is None else figure(row.peer_ratio)
+    figures = f"{figure(row.value)} {unit}", f"{figure(row.floor)} {unit}", f"{row.ratio:.2f}"
+    return (row.spec.name, *figures, promise(row.spec), met, peer)
+
+
+def promise(spec: Spec) -> str:
+    """The target: a ratio, or a value with its unit."""
+    if spec.target is None:
+        return "–"
+    return f"≤ {spec.target.most:.2f} ×" if spec.target.quantity == "ratio" else f"≤ {spec.target.most:g} {spec.unit}"
 
 
 def figure(number: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Three significant digits or so, without an exponent."""
     if number >= 100:
         return f"{number:,.0f}"
-    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+    return f"{number:.1f}" if number >= 10 else f"{number:.2f}" if number >= 0.1 else f"{number:.4f}"
 
 
 def legend(report: Report) -> list[str]:
     """What the columns mean, and what could not be compared."""
     lines = ["ratio: value / floor for times, floor / value for requests/s. 1.00 is perfect, larger is worse."]
     if report.peer:
-        lines.append(f"peer: labkit / {report.peer} the same way round. Below 1.00 labkit is faster.")
+        lines.append(f"peer: labkit against {report.peer}, the same way round. Below 1.00 labkit is faster.")
     return [*lines, *report.notes]
 
 

@@ -5,6 +5,7 @@
 #include "core.h"
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <time.h>
 
@@ -52,6 +53,12 @@ static void *bare_reader(void *argument)
     lk_bare *bare = argument;
     uint64_t count;
     struct epoll_event event = {.events = EPOLLIN};
+    if (bare->reader_cpu >= 0) {
+        cpu_set_t only;
+        CPU_ZERO(&only);
+        CPU_SET(bare->reader_cpu, &only);
+        sched_setaffinity(0, sizeof only, &only);
+    }
     int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, bare->eventfd, &event);
     for (;;) {

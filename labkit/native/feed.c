@@ -1,6 +1,7 @@
 /* One event feed for every thread: a ring of fixed records, written without a lock, read without stopping anybody.
  * The newest records win; a reader that falls behind is told how many it lost. */
 #include "core.h"
+#include <sched.h>
 #include <time.h>
 
 struct lk_feed {
@@ -51,7 +52,10 @@ void lk_feed_emit(lk_feed *feed, uint16_t kind, int32_t queue, uint64_t a, uint6
 {
     struct timespec now;
     uint64_t at = __atomic_fetch_add(&feed->next, 1, __ATOMIC_RELAXED);
+    uint64_t lap_before = at > feed->mask ? at - feed->mask : 0; /* seq of the record that stands here */
     lk_event *event = &feed->ring[at & feed->mask];
+    while (load_acquire(&event->seq) != lap_before)
+        sched_yield(); /* its writer was held up for a whole lap; two at once would mix two events into one */
     store_relaxed(&event->seq, 0);
     __atomic_thread_fence(__ATOMIC_RELEASE);
     clock_gettime(CLOCK_MONOTONIC, &now);

@@ -1,5 +1,6 @@
 /* The iothread: which eventfds does it watch, and what happens when one fires? */
 #include "core.h"
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -16,7 +17,8 @@ typedef struct {
 
 struct lk_loop {
     lk_machine *machine;
-    int epoll_fd, wake_fd, stop;
+    int epoll_fd, wake_fd, stop, started;
+    pthread_t thread;
     uint64_t wakeups;
     handler slots[SLOTS];
 };
@@ -46,10 +48,17 @@ lk_loop *lk_loop_new(lk_machine *machine)
     return loop;
 }
 
+/* Stops the iothread first; a handler that runs is waited for. */
 void lk_loop_free(lk_loop *loop)
 {
     if (!loop)
         return;
+    if (loop->started) {
+        const uint64_t one = 1;
+        store_release(&loop->stop, 1);
+        (void)!write(loop->wake_fd, &one, sizeof one);
+        pthread_join(loop->thread, NULL);
+    }
     if (loop->epoll_fd >= 0)
         close(loop->epoll_fd);
     if (loop->wake_fd >= 0)
@@ -81,7 +90,7 @@ int lk_loop_detach(lk_loop *loop, int fd)
 {
     for (unsigned slot = 0; slot < SLOTS; slot++) {
         handler *entry = &loop->slots[slot];
-        if (entry->fd != fd)
+        if (fd < 0 || entry->fd != fd) /* an empty slot has -1 */
             continue;
         entry->fd = -1;
         entry->generation++;
@@ -102,28 +111,34 @@ static void host_notifier_read(lk_loop *loop, uint64_t which)
     lk_lock_release(loop->machine);
 }
 
-/* Runs until lk_loop_stop. 0, or -errno if epoll itself fails. */
-int lk_loop_run(lk_loop *loop)
+static void *iothread(void *argument)
 {
+    lk_loop *loop = argument;
     struct epoll_event ready[16];
     lk_set_actor(ACTOR_IOTHREAD);
     while (!load_acquire(&loop->stop)) {
         int count = epoll_wait(loop->epoll_fd, ready, 16, -1);
-        if (count < 0 && errno != EINTR)
-            return -errno;
         store_relaxed(&loop->wakeups, loop->wakeups + 1);
         for (int i = 0; i < count; i++)
             if (ready[i].data.u64 != WAKE_UP)
                 host_notifier_read(loop, ready[i].data.u64);
     }
-    return 0;
+    return NULL;
 }
 
-void lk_loop_stop(lk_loop *loop)
+/* 0 or -errno. Signals are for other threads. */
+int lk_loop_start(lk_loop *loop, const char *name)
 {
-    const uint64_t one = 1;
-    store_release(&loop->stop, 1);
-    (void)!write(loop->wake_fd, &one, sizeof one);
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&loop->thread, NULL, iothread, loop);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error)
+        return -error;
+    loop->started = 1;
+    pthread_setname_np(loop->thread, name);
+    return 0;
 }
 
 uint64_t lk_loop_wakeups(const lk_loop *loop)

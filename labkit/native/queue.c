@@ -95,7 +95,7 @@ static int chain_walk(lk_device *device, lk_vq *vq, uint64_t table_gpa, uint32_t
 int queue_pop(lk_device *device, lk_vq *vq)
 {
     const uint8_t *avail = avail_ring(device, vq);
-    if (!avail)
+    if (!avail || !used_ring(device, vq)) /* a request that could not be answered is not begun */
         return -1;
     uint16_t idx = load_acquire((const uint16_t *)(avail + IDX)), waiting = (uint16_t)(idx - vq->last_avail);
     if (!waiting)

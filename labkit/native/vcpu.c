@@ -149,17 +149,23 @@ int lk_vcpu_wait_stopped(lk_vcpu *vcpu, int timeout_ms)
     return stopped;
 }
 
+/* One sleep of a thread that is asked to stay out; whoever waits for that is told first. The mutex is held. */
+static void sleep_stopped(lk_vcpu_sync *sync)
+{
+    if (!sync->stopped) {
+        sync->stopped = 1;
+        pthread_cond_broadcast(&sync->changed);
+    }
+    pthread_cond_wait(&sync->changed, &sync->mutex);
+}
+
 /* Out of the guest, with nothing half done: say so and wait. 1: go on running, 0: quit. */
 static int stay_out(lk_vcpu *vcpu)
 {
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
     while (sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead)) {
-        if (!sync->stopped) {
-            sync->stopped = 1;
-            pthread_cond_broadcast(&sync->changed);
-        }
-        pthread_cond_wait(&sync->changed, &sync->mutex);
+        sleep_stopped(sync);
     }
     int go_on = sync->asked == ASK_RUN;
     sync->stopped = !go_on;
@@ -222,8 +228,14 @@ static uint32_t park(lk_vcpu *vcpu)
     sync->idle = !sync->command;
     pthread_cond_broadcast(&sync->changed);
     sync->resting = 1;
-    while (sync->asked == ASK_STOP || (sync->asked == ASK_RUN && !sync->command && !sync->load_count))
-        pthread_cond_wait(&sync->changed, &sync->mutex);
+    for (;;) {
+        if (sync->asked == ASK_STOP)
+            sleep_stopped(sync);
+        else if (sync->asked == ASK_RUN && !sync->command && !sync->load_count)
+            pthread_cond_wait(&sync->changed, &sync->mutex);
+        else
+            break;
+    }
     sync->resting = 0;
     uint32_t command = sync->asked == ASK_RUN ? sync->command : CMD_NONE;
     if (command) {
@@ -268,7 +280,6 @@ static int served_port(lk_vcpu *vcpu, const lk_exit *left)
 
 static int crashed(lk_vcpu *vcpu, uint64_t reason, uint64_t detail)
 {
-    lk_vcpu_retire(vcpu);
     vcpu->exit = (lk_exit){.kind = LEFT_CRASH, .reason = reason, .detail = detail};
     return LEFT_CRASH;
 }

@@ -7,11 +7,11 @@ from typing import Protocol
 
 from labkit.errors import UsageError
 
-ALL_ONES = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF, 8: 0xFFFFFFFFFFFFFFFF}
+ALL_ONES = {width: (1 << 8 * width) - 1 for width in range(1, 9)}  # an access across pages comes in odd parts
 
 
 class Handler(Protocol):
-    """A part that answers a range; `offset` counts from the start of the range, `width` is 1, 2, 4 or 8 bytes."""
+    """A part that answers a range; `offset` counts from the start of the range, `width` is 1 to 8 bytes."""
 
     def read(self, offset: int, width: int) -> int:
         """The value the guest reads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 from labkit import abi
@@ -37,7 +38,7 @@ def write_page_tables(memory: GuestMemory) -> None:
 def write_multiboot_info(memory: GuestMemory, command_line: str) -> None:
     """The multiboot 1 information structure: memory, command line, memory map, loader name; at GPA_MULTIBOOT_INFO."""
     base = abi.GPA_MULTIBOOT_INFO
-    text = command_line.encode() + b"\0"
+    text = os.fsencode(command_line) + b"\0"
     mmap = _memory_map(memory.size_bytes)
     name_at = base + INFO_BYTES
     mmap_at = name_at + len(LOADER_NAME)

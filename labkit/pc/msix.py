@@ -44,11 +44,15 @@ class Msix:
         self._fds: list[int] = []
         self._capability()
         self.reset()
-        for vector in range(vectors):
-            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._fds.append(fd)
-            router.bind_vector(vector, fd)
-            device.vectors[vector].fd = fd
+        try:
+            for vector in range(vectors):
+                fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._fds.append(fd)
+                router.bind_vector(vector, fd)
+                device.vectors[vector].fd = fd
+        except BaseException:
+            self.close()
+            raise
 
     def _capability(self) -> None:
         put = self._function.put

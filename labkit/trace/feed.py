@@ -8,6 +8,7 @@ from labkit.native import ffi, lib
 from labkit.trace.events import Event, Kind, decode
 
 _BATCH = 4096
+_U64 = 2**64 - 1
 
 
 class Feed:
@@ -18,11 +19,10 @@ class Feed:
         self._kept: list[tuple[Any, int]] = []
         self._kept_lost = self._last = 0
 
-    def emit(self, kind: Kind, queue: int = -1, *numbers: int) -> None:
-        """Record an event from Python; the C core emits its own. Numbers are stored modulo 2**64."""
+    def emit(self, kind: Kind, queue: int = -1, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 0) -> None:
+        """Record an event from Python; the C core emits its own. Fields are stored modulo 2**64."""
         if self._feed is not None:
-            padded = [number & 0xFFFFFFFFFFFFFFFF for number in numbers] + [0] * (5 - len(numbers))
-            lib.lk_feed_emit(self._feed, kind, queue, *padded)
+            lib.lk_feed_emit(self._feed, kind, queue, a & _U64, b & _U64, c & _U64, d & _U64, e & _U64)
 
     def position(self) -> int:
         """How many events were emitted so far: a mark to read from later."""
@@ -36,7 +36,7 @@ class Feed:
     def _batches(self, since: int) -> tuple[list[tuple[Any, int]], int]:
         """Raw records, as arrays with the number of records in each."""
         if self._feed is None:
-            return self._kept, self._kept_lost
+            return self._kept, max(0, self._kept_lost - since)
         at, lost_now, lost = ffi.new("uint64_t *", since), ffi.new("uint64_t *"), 0
         batches: list[tuple[Any, int]] = []
         while True:

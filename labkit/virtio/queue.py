@@ -141,7 +141,7 @@ class Queue:
         return int(self._vq.inuse)
 
     def _index_at(self, ring_gpa: int) -> int | None:
-        inside = self._vq.desc and ring_gpa + RING_IDX + 2 <= self._memory.size_bytes
+        inside = self._vq.desc and self._memory.is_open and ring_gpa + RING_IDX + 2 <= self._memory.size_bytes
         return self._memory.u16(ring_gpa + RING_IDX) if inside else None
 
     def _values(self) -> dict[str, object]:

@@ -5,6 +5,7 @@ typedef struct {
     lk_device *device; /* ring addresses and interrupt of queue 0; NULL: exits are ignored */
     uint16_t notify_port;
     int eventfd; /* -1: kicks trap */
+    int reader_cpu; /* where the thread that drains it runs; -1: anywhere */
     uint16_t last_avail, used_idx;
     uint64_t served;
 } lk_bare;

@@ -27,7 +27,7 @@ class Image:
     @property
     def identity(self) -> bytes:
         """What GET_ID answers: the file's name, cut to 20 bytes."""
-        return self.name.encode()[:BLK_ID_BYTES].ljust(BLK_ID_BYTES, b"\0")
+        return os.fsencode(self.name)[:BLK_ID_BYTES].ljust(BLK_ID_BYTES, b"\0")
 
     def close(self) -> None:
         """Close it (which drops its lock); idempotent."""

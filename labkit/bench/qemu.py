@@ -1,0 +1,143 @@
+"""How does QEMU do the same? The same guest binary, booted there and under labkit in turns, with the same disk.
+
+The guest is storm.elf, entered by multiboot on both. It prints what it measured as `storm key=value ...` on port 0xe9.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import statistics
+import subprocess
+import time
+from functools import cache
+
+import labkit
+from labkit import abi
+from labkit.bench.row import REQUESTS_PER_S, Effort, Peer, Spec
+from labkit.errors import GuestError, HostError
+from labkit.trace.events import Kind
+from labkit.virtio.backends.image import ram_disk
+
+PROGRAM = "qemu-system-x86_64"
+STORM = abi.GUEST_IMAGES / "storm.elf"
+ALL_WELL = 1  # what port 0xf4 makes of a guest's 0
+TIMEOUT_S = 60.0
+ROUNDS_MAX = 3  # QEMU's firmware takes seconds where guest code is emulated
+HOW = (
+    "peer: storm.elf, by multiboot, on virtio-blk with MSI-X and a RAM disk under both; its kicks are those of an idle "
+    "disk. boot: until that guest has reached DRIVER_OK and ended, for QEMU with its process and firmware."
+)
+
+Figures = dict[str, float]  # one run: kick_ns, requests_per_s, boot_ms
+
+
+class Qemu:
+    """QEMU as a peer. HostError if it is not installed."""
+
+    def __init__(self, effort: Effort) -> None:
+        path = shutil.which(PROGRAM)
+        if path is None:
+            raise HostError(PROGRAM, errno.ENOENT, "nothing is compared; Debian and Ubuntu: qemu-system-x86")
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+        self.version = "QEMU " + said.partition("version ")[2].partition(" ")[0].strip()
+        self.notes = [HOW]
+        self._path, self._effort, self._failed = path, effort, False
+        self._rounds = min(effort.repetitions, ROUNDS_MAX)
+        self._pair = cache(self._measure)  # one run gives the figures of several rows
+
+    def compare(self, spec: Spec) -> Peer | None:
+        """The row under both, or None where there is nothing to compare; a QEMU that fails leaves a note."""
+        trial = _trial(spec)
+        if trial is None or self._failed:
+            return None
+        ioeventfd, depth, key = trial
+        try:
+            own, other = self._pair(ioeventfd, depth)
+        except HostError as error:
+            self.notes.append(f"nothing is compared from {spec.name} on: {error}")
+            self._failed = True
+            return None
+        return Peer(other[key], own[key])
+
+    def _measure(self, ioeventfd: bool, depth: int) -> tuple[Figures, Figures]:
+        """Medians under labkit and under QEMU, in turns."""
+        effort = self._effort
+        load = f"requests={effort.requests} depth={depth} batches={effort.trap_batches} kicks={effort.kicks}"
+        line = f"irq=msix {load if depth else ''}"
+        rounds = [
+            (_under_labkit(line, ioeventfd), _under_qemu(self._path, line, ioeventfd)) for _ in range(self._rounds)
+        ]
+        return _medians([own for own, _ in rounds]), _medians([other for _, other in rounds])
+
+
+def _trial(spec: Spec) -> tuple[bool, int, str] | None:
+    """ioeventfd, depth (0: no load) and figure of the run that a row is compared by."""
+    fixed = {"trap_kick": (False, 1, "kick_ns"), "ioeventfd_kick": (True, 1, "kick_ns"), "boot": (True, 0, "boot_ms")}
+    if spec.unit != REQUESTS_PER_S:
+        return fixed.get(spec.name)
+    _, way, depth = spec.name.split("_")
+    return way == "on", int(depth), "requests_per_s"
+
+
+def _medians(runs: list[Figures]) -> Figures:
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def _under_labkit(line: str, ioeventfd: bool) -> Figures:
+    start_ns = time.monotonic_ns()
+    with labkit.boot("blk", ioeventfd=ioeventfd, kernel=STORM, cmdline=line) as vm:
+        if vm.wait(TIMEOUT_S) != ALL_WELL:
+            raise GuestError(f"{STORM.name}: {vm.console.strip() or 'no answer'}")
+        ended = vm.trace.events(Kind.EXIT.name.lower())[-1]
+        tsc_khz = vm._board.cpu.tsc_khz
+        return _figures(vm.console, tsc_khz, ended.time_ns - start_ns)
+
+
+def _under_qemu(path: str, line: str, ioeventfd: bool) -> Figures:
+    disk = ram_disk()
+    try:
+        start_ns = time.monotonic_ns()
+        command = _command(path, line, ioeventfd, disk.fd)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, pass_fds=[disk.fd], check=False
+        )
+        spent_ns = time.monotonic_ns() - start_ns
+    except subprocess.TimeoutExpired as error:
+        raise HostError(PROGRAM, errno.ETIMEDOUT, f"its guest did not end within {TIMEOUT_S:g} s") from error
+    finally:
+        disk.close()
+    if done.returncode != ALL_WELL or b"storm" not in done.stdout:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip().rpartition("\n")[2]
+        raise HostError(PROGRAM, errno.EIO, f"exit code {done.returncode}: {said or 'no message'}")
+    return _figures(done.stdout.decode(errors="replace"), _tsc_khz(), spent_ns)
+
+
+def _command(path: str, line: str, ioeventfd: bool, disk_fd: int) -> list[str]:
+    device = f"virtio-blk-pci,drive=disk,disable-modern=on,disable-legacy=off,ioeventfd={'on' if ioeventfd else 'off'}"
+    machine = ["-accel", "kvm", "-m", str(abi.MEMORY_MIN_MIB), "-nodefaults", "-no-user-config"]
+    ends = ["-display", "none", "-no-reboot", "-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+    drive = f"if=none,id=disk,format=raw,cache=writeback,file.locking=off,file=/proc/self/fd/{disk_fd}"
+    return [path, *machine, *ends, "-drive", drive, "-device", device, "-kernel", str(STORM), "-append", line]
+
+
+@cache
+def _tsc_khz() -> int:
+    """Of the guest's TSC: KVM gives every guest the host's rate."""
+    with labkit.boot("null", bring_up=False) as vm:
+        return vm._board.cpu.tsc_khz
+
+
+def _figures(text: str, tsc_khz: int, spent_ns: int) -> Figures:
+    """What the guest printed, in the units of the rows."""
+    lines = [line.split()[1:] for line in text.splitlines() if line.startswith("storm")]
+    reports = [dict(pair.split("=") for pair in line) for line in lines]
+    ns_per_tick = 1e6 / tsc_khz
+    figures = {"boot_ms": spent_ns / 1e6}
+    kicks = [int(r["ticks"]) * ns_per_tick / int(r["kicks"]) for r in reports if "ticks" in r and "requests" not in r]
+    if kicks:
+        figures["kick_ns"] = statistics.median(kicks)
+    for report in reports:
+        if "requests" in report:
+            figures["requests_per_s"] = int(report["requests"]) / (int(report["ticks"]) * ns_per_tick / 1e9)
+    return figures

@@ -1,0 +1,263 @@
+"""Is every figure of the bench beside a floor of the same run, and is nothing left behind? Times are never judged."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+import labkit
+from labkit.abi import BlkType, Command
+from labkit.bench import BY_NAME, Report, qemu, run, table
+from labkit.bench.bare import BareVcpu, boot, paused
+from labkit.bench.row import QUICK, REQUESTS_PER_S, Effort, Peer, Row, Samples, Spec, Target, interleaved, spread
+
+TINY = Effort(2, kicks=20, trap_batches=2, ioeventfd_batches=4, requests=40, events=1000)
+NEEDS_NO_KVM = {"event", "import"}
+NAMES = [
+    *("trap_kick", "ioeventfd_kick", "requests_on_1", "requests_on_8", "requests_on_32"),
+    *("requests_off_1", "requests_off_8", "requests_off_32", "boot", "reset", "event", "import"),
+]
+
+
+def spec(unit: str = "ns", target: Target | None = None) -> Spec:
+    """A row whose measurement is never made."""
+    return Spec("x", unit, "something", "its floor", lambda _: Samples((), ()), target)
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_rows_are_the_promised_ones() -> None:
+    """Their names are a contract."""
+    assert list(BY_NAME) == NAMES
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.parametrize("name", [n if n in NEEDS_NO_KVM else pytest.param(n, marks=pytest.mark.kvm) for n in NAMES])
+def test_a_row_has_value_floor_and_ratio(name: str) -> None:
+    """The shape is as documented, the floor is real, the ratio is that of the two, and all of it is plain JSON."""
+    affinity = os.sched_getaffinity(0)
+    told = json.loads(json.dumps(run([name], TINY).as_json(), allow_nan=False))
+    (row,) = told["rows"]
+    assert {"row", "value", "unit", "floor", "ratio", "peer"} <= row.keys()
+    assert (row["row"], row["peer"], row["repetitions"]) == (name, None, TINY.repetitions)
+    assert row["value"] > 0 and row["floor"] > 0
+    more_is_better = row["unit"] == "requests/s"
+    expected = row["floor"] / row["value"] if more_is_better else row["value"] / row["floor"]
+    assert math.isclose(row["ratio"], expected)
+    assert os.sched_getaffinity(0) == affinity
+
+
+def test_values_and_floors_take_turns() -> None:
+    """A B A B, and the first pair only warms up."""
+    order: list[str] = []
+
+    def take(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    samples = interleaved(lambda: take("value"), lambda: take("floor"), 3)
+    assert order == ["value", "floor"] * 4
+    assert samples == Samples((3.0, 5.0, 7.0), (4.0, 6.0, 8.0))
+
+
+@pytest.mark.parametrize(("unit", "ratio"), [("ns", 2.0), (REQUESTS_PER_S, 0.5)])
+def test_larger_is_worse(unit: str, ratio: float) -> None:
+    """The ratio is turned round for throughputs, and so is the peer's."""
+    row = Row(spec(unit), Samples((10.0, 200.0, 20.0), (10.0, 10.0, 500.0)), Peer(value=5.0, own=10.0))
+    assert (row.value, row.floor) == (20.0, 10.0)
+    assert row.ratio == ratio
+    assert row.peer_ratio == ratio
+
+
+@pytest.mark.parametrize(
+    ("target", "met"),
+    [
+        (None, None),
+        (Target("ratio", 2.0), True),
+        (Target("ratio", 1.99), False),
+        (Target("value", 20.0), True),
+        (Target("value", 19.0), False),
+    ],
+)
+def test_targets(target: Target | None, met: bool | None) -> None:
+    """A target is about the ratio or about the value, and reaching it exactly is enough."""
+    assert Row(spec(target=target), Samples((20.0,), (10.0,))).met is met
+
+
+def test_spread() -> None:
+    """Half of the figures lie within it, as a share of the median."""
+    assert spread((5.0,)) == 0.0
+    assert spread((1.0, 2.0, 3.0, 4.0, 5.0)) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("names", [["speed"], ["event", "speed"], []])
+def test_unknown_rows(names: list[str]) -> None:
+    """A row that does not exist is the caller's mistake, and is found before anything is measured."""
+    with pytest.raises(labkit.UsageError, match="the rows are trap_kick"):
+        run(names)
+
+
+def test_an_unknown_peer() -> None:
+    """So is a peer."""
+    with pytest.raises(labkit.UsageError, match="qemu"):
+        run(["event"], TINY, peer="bochs")
+
+
+def test_progress_is_told_row_by_row() -> None:
+    """Whoever waits hears which row is measured."""
+    heard: list[str] = []
+    run(["event"], TINY, progress=heard.append)
+    assert heard == ["event"]
+
+
+# -- the bare loops and the machine they borrow -----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.kvm
+@pytest.mark.parametrize("ioeventfd", [True, False])
+def test_the_machine_goes_on_after_a_bare_storm(ioeventfd: bool) -> None:
+    """A bare loop serves requests behind the device's back; device and driver agree again afterwards."""
+    storm = (0, 20, 4, BlkType.IN, labkit.abi.SECTOR_BYTES, 1, 0, 64)
+    with boot("blk", ioeventfd=ioeventfd) as bare:
+        vm = bare.machine
+        for _ in range(3):
+            _, done, errors, *_ = bare.serve(Command.STORM, *storm, ioeventfd=ioeventfd)
+            assert (done, errors) == (20, 0)
+            assert vm.guest.read(0).startswith(b"labkit RAM disk")
+            assert vm.guest.storm(20, 4).requests == 20
+        queue = vm.proxy.queues[0]
+        assert queue.used_idx == queue.last_avail_idx == queue.avail_idx == 3 * (20 + 1 + 20)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.kvm
+def test_a_step_after_a_bare_one_is_really_done() -> None:
+    """A command that comes after a bare step reaches the guest: its kicks are counted."""
+    with boot("null", ioeventfd=False) as bare:
+        notifier = bare.machine.proxy.queues[0].notifier
+        for done in range(1, 4):
+            bare.ignore(Command.KICK_LOOP, bare.notify_port, 2, 0, 2, 10, ioeventfd=False)
+            assert notifier.trapped == (done - 1) * 20
+            bare.machine.guest.kick_loop(2, 10, bare.notify_port)
+            assert notifier.trapped == done * 20
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.kvm
+def test_a_bare_step_that_the_guest_refuses() -> None:
+    """It is an error, and the machine runs again."""
+    with boot("null", ioeventfd=True) as bare:
+        with pytest.raises(labkit.GuestError, match="PORT_IN"):
+            bare.ignore(Command.PORT_IN, 0, 3, ioeventfd=True)
+        assert bare.machine.state == "running"
+        assert bare.machine.proxy.queues[0].notifier.owner == "vmm"
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.kvm
+def test_an_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a row: the machine is closed, and the thread may run everywhere again."""
+    affinity, rounds = os.sched_getaffinity(0), []
+
+    def interrupted(self: BareVcpu, *_: object) -> tuple[int, ...]:
+        rounds.append(self.machine)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BareVcpu, "_step", interrupted)
+    for name in ("trap_kick", "requests_on_8"):
+        with pytest.raises(KeyboardInterrupt):
+            run([name], TINY)
+    assert [vm.state for vm in rounds] == ["closed", "closed"]
+    assert os.sched_getaffinity(0) == affinity
+
+
+def test_paused_resumes_whatever_happens(boot: Callable[..., labkit.Machine]) -> None:
+    """A machine paused for a bare loop does not stay paused."""
+    vm = boot("null")
+    states = []
+
+    def fail_while_paused() -> None:
+        with paused(vm):
+            states.append(vm.state)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_while_paused()
+    assert [*states, vm.state] == ["paused", "running"]
+
+
+# -- the peer ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_qemu_there_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bench runs all the same, its peer column is empty, and the note says what to install."""
+    monkeypatch.setenv("PATH", "")
+    report = run(["event"], TINY, peer="qemu")
+    assert report.rows[0].peer is None
+    assert report.peer is None
+    assert "qemu-system-x86" in report.notes[0]
+
+
+def test_what_the_guest_prints_becomes_figures() -> None:
+    """Ticks of the guest's clock, at 2 GHz here, in the units of the rows."""
+    text = "storm driver_ok_ticks=5 irq=1\nstorm kicks=10 ticks=200\nstorm kicks=10 ticks=400\n"
+    text += "storm requests=50 depth=4 ticks=2000000 errors=0 kicks=9 interrupts=3\n"
+    figures = qemu._figures(text, 2_000_000, 7_000_000)
+    assert figures == {"boot_ms": 7.0, "kick_ns": 15.0, "requests_per_s": pytest.approx(50_000)}
+
+
+def test_which_rows_are_compared() -> None:
+    """Kicks, requests and boot; a peer has no reset, event or import of ours."""
+    compared = [name for name in NAMES if qemu._trial(BY_NAME[name]) is not None]
+    assert compared == [name for name in NAMES if name not in ("reset", "event", "import")]
+
+
+@pytest.mark.kvm
+def test_a_peer_that_fails_leaves_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried again, and labkit's own figures stand."""
+    monkeypatch.setattr(qemu, "PROGRAM", "false")
+    report = run(["trap_kick", "requests_on_1"], TINY, peer="qemu")
+    assert [row.peer for row in report.rows] == [None, None]
+    assert [note for note in report.notes if "nothing is compared from trap_kick on" in note]
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.kvm
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(qemu.PROGRAM) is None, reason=f"no {qemu.PROGRAM} on the path")
+def test_the_same_guest_under_qemu() -> None:
+    """The one binary reports the same keys under both, and the ratio is that of the two figures."""
+    report = run(["requests_on_8"], replace(TINY, repetitions=1), peer="qemu")
+    assert report.peer is not None and report.peer.startswith("QEMU ")
+    (row,) = report.rows
+    assert row.peer is not None and row.peer.value > 0 and row.peer.own > 0
+    assert row.as_json()["peer"] == row.peer.value / row.peer.own
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table() -> None:
+    """Every figure stands beside its floor; what has no target or peer shows a dash."""
+    rows = (
+        Row(spec(target=Target("ratio", 1.1)), Samples((12345.6,), (12000.0,))),
+        Row(spec(REQUESTS_PER_S), Samples((5.123,), (50.0,)), Peer(10.0, 5.0)),
+    )
+    text = table.markdown(Report("kvm", rows, "QEMU 1.2", ("a note",)))
+    assert text.splitlines()[2:4] == [
+        "| x | 12,346 ns | 12,000 ns | 1.03 | ≤ 1.10 × | yes | – |",
+        "| x | 5.12 /s | 50.0 /s | 9.76 | – | – | 2.00 |",
+    ]
+    assert "- a note" in text
+
+
+def test_quick_is_quick() -> None:
+    """The quick run is the same bench with less of everything but the events, which must go once round the feed."""
+    assert QUICK.repetitions < 5 and QUICK.requests <= 100
+    assert QUICK.events > labkit.memory.FEED_CAPACITY

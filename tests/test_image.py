@@ -1,0 +1,223 @@
+"""Which files can be a disk, who may open one beside whom, and what is in the disk that is no file?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit.errors import UsageError
+from labkit.native import ffi, lib
+from labkit.virtio.backends.image import IMAGE_MAX_BYTES, RAM_DISK_BYTES, Image, open_image, ram_disk
+from labkit.virtio.devices.blk import Blk
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+TIB = 1 << 40
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A raw image of 4 sectors."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"labkit".ljust(4 * 512, b"."))
+    return path
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Image]]:
+    """Images to be closed when the test is over."""
+    images: list[Image] = []
+    yield images
+    for image in images:
+        image.close()
+
+
+def sparse(path: Path, size: int) -> Path:
+    """A file of `size` bytes that takes no room."""
+    path.touch()
+    try:
+        os.truncate(path, size)
+    except OSError as error:
+        pytest.skip(f"no sparse file of {size} bytes here: {error.strerror}")
+    return path
+
+
+# -- what can be opened --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_raw_image_is_opened_as_asked(path: Path, opened: list[Image], writable: bool) -> None:
+    """Sectors are counted, and the fd can write only if that was asked for."""
+    image = open_image(path, writable=writable)
+    opened.append(image)
+    assert (image.sectors, image.writable, image.name) == (4, writable, "disk.img")
+    assert os.pread(image.fd, 6, 0) == b"labkit"
+    if writable:
+        os.pwrite(image.fd, b"x", 0)
+    else:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(image.fd, b"x", 0)
+
+
+def test_the_largest_image_is_two_tebibytes(tmp_path: Path, opened: list[Image]) -> None:
+    """2 TiB can be opened; a sector more cannot."""
+    opened.append(open_image(sparse(tmp_path / "large.img", 2 * TIB), writable=False))
+    assert opened[0].sectors == 1 << 32
+    assert IMAGE_MAX_BYTES == 2 * TIB
+    with pytest.raises(UsageError, match="more than the 2 TiB"):
+        open_image(sparse(tmp_path / "larger.img", 2 * TIB + 512), writable=False)
+
+
+def test_the_smallest_image_is_one_sector(tmp_path: Path, opened: list[Image]) -> None:
+    """512 bytes are a disk."""
+    (tmp_path / "small.img").write_bytes(bytes(512))
+    opened.append(open_image(tmp_path / "small.img", writable=False))
+    assert opened[0].sectors == 1
+
+
+# -- what is refused, each with its reason, and leaving no fd open -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("writable", [False, True])
+class TestRefused:
+    """Whatever cannot be a disk is a UsageError that names the file and says why."""
+
+    def test_a_file_that_is_missing(self, tmp_path: Path, writable: bool) -> None:
+        """The system's words are enough."""
+        with pytest.raises(UsageError, match=r"nowhere\.img: No such file"):
+            open_image(tmp_path / "nowhere.img", writable=writable)
+
+    def test_a_directory(self, tmp_path: Path, writable: bool) -> None:
+        """A directory has no sectors."""
+        with pytest.raises(UsageError, match=r"neither a file nor a block device|Is a directory"):
+            open_image(tmp_path, writable=writable)
+
+    def test_a_fifo(self, tmp_path: Path, writable: bool) -> None:
+        """A FIFO is refused at once: nobody waits for its other end."""
+        os.mkfifo(tmp_path / "fifo")
+        with pytest.raises(UsageError, match="neither a file nor a block device"):
+            open_image(tmp_path / "fifo", writable=writable)
+
+    def test_a_character_device(self, tmp_path: Path, writable: bool) -> None:
+        """/dev/zero is endless, but no disk."""
+        with pytest.raises(UsageError, match="neither a file nor a block device"):
+            open_image(Path("/dev/zero"), writable=writable)
+
+    def test_an_empty_file(self, tmp_path: Path, writable: bool) -> None:
+        """A disk has at least one sector."""
+        (tmp_path / "empty.img").touch()
+        with pytest.raises(UsageError, match="it is empty"):
+            open_image(tmp_path / "empty.img", writable=writable)
+
+    @pytest.mark.parametrize("size", [1, 511, 513, 1023])
+    def test_a_part_of_a_sector(self, tmp_path: Path, writable: bool, size: int) -> None:
+        """The size is a whole number of sectors: nothing is rounded."""
+        (tmp_path / "odd.img").write_bytes(bytes(size))
+        with pytest.raises(UsageError, match=f"{size} bytes are not a whole number"):
+            open_image(tmp_path / "odd.img", writable=writable)
+
+    @pytest.mark.parametrize(
+        ("magic", "form"),
+        [(b"QFI\xfb\0\0\0\3", "qcow2"), (b"KDMV\1\0\0\0", "VMDK"), (b"conectix", "VHD"), (b"vhdxfile", "VHDX")],
+    )
+    def test_an_image_that_is_not_raw(self, tmp_path: Path, writable: bool, magic: bytes, form: str) -> None:
+        """The guest would see the container's own header in sector 0: the message says how to convert it."""
+        (tmp_path / "disk").write_bytes(magic.ljust(1024, b"\0"))
+        with pytest.raises(UsageError, match=rf"a {form} image.*convert"):
+            open_image(tmp_path / "disk", writable=writable)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+    def test_a_file_without_permission(self, path: Path, writable: bool) -> None:
+        """Neither reading nor writing is tried another way."""
+        path.chmod(0)
+        with pytest.raises(UsageError, match="Permission denied"):
+            open_image(path, writable=writable)
+
+
+# -- who may open it beside whom ---------------------------------------------------------------------------------------------
+
+
+def test_two_readers_share_an_image(path: Path, opened: list[Image]) -> None:
+    """Any number of machines may read the same disk."""
+    opened += [open_image(path, writable=False) for _ in range(2)]
+    assert [image.sectors for image in opened] == [4, 4]
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True), (True, True)])
+def test_a_writer_needs_the_image_for_itself(path: Path, opened: list[Image], first: bool, second: bool) -> None:
+    """Beside a writer nobody, and beside a reader no writer; when the first has closed, the second may come."""
+    opened.append(open_image(path, writable=first))
+    with pytest.raises(UsageError, match="in use by another machine"):
+        open_image(path, writable=second)
+    opened[0].close()
+    opened.append(open_image(path, writable=second))
+
+
+def test_an_image_is_closed_once(path: Path, opened: list[Image]) -> None:
+    """Closing twice is fine, and does not close somebody else's fd."""
+    image = open_image(path, writable=False)
+    image.close()
+    opened.append(open_image(path, writable=False))
+    image.close()
+    assert os.fstat(opened[0].fd).st_size == 4 * 512
+
+
+# -- identity, and what the device tells of the image --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"disk.img", b"exactly-twenty-bytes", b"a-name-much-longer-than-twenty-bytes", "größe.img".encode(), b"\xff\xfe"],
+)
+def test_the_identity_is_the_start_of_the_name(tmp_path: Path, opened: list[Image], name: bytes) -> None:
+    """20 bytes of the file's name as the file system has it, which need not be text; the device is given all of them."""
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes(bytes(512))
+    opened.append(open_image(path, writable=False))
+    assert opened[0].identity == name[:20].ljust(20, b"\0")
+    device = ffi.gc(lib.lk_device_new(ffi.NULL, lib.DEVICE_BLK), lib.lk_device_free)
+    Blk(opened[0]).attach(device)
+    assert bytes(ffi.buffer(device.blk.id)) == opened[0].identity
+    assert (device.blk.fd, device.blk.sectors, device.blk.writable) == (opened[0].fd, 1, 0)
+
+
+def test_the_config_space_tells_the_size(path: Path, opened: list[Image]) -> None:
+    """Capacity in sectors, most segments, geometry, block size, where the register table says they are."""
+    opened.append(open_image(path, writable=False))
+    config = Blk(opened[0]).config()
+    assert len(config) == lib.BLK_CONFIG_BYTES
+    assert int.from_bytes(config[:8], "little") == 4
+    assert int.from_bytes(config[lib.BLK_CONFIG_SEG_MAX :][:4], "little") == lib.BLK_QUEUE_SIZE - 2
+    assert int.from_bytes(config[lib.BLK_CONFIG_BLK_SIZE :][:4], "little") == 512
+
+
+@pytest.mark.parametrize("size", [512, RAM_DISK_BYTES, 2 * TIB])
+def test_every_size_has_a_geometry(tmp_path: Path, opened: list[Image], size: int) -> None:
+    """Cylinders, heads and sectors fit their fields and hold no more than the disk, however large it is."""
+    opened.append(open_image(sparse(tmp_path / "disk.img", size), writable=False))
+    geometry = Blk(opened[0]).config()[lib.BLK_CONFIG_GEOMETRY :]
+    cylinders, heads, sectors = int.from_bytes(geometry[:2], "little"), geometry[2], geometry[3]
+    assert cylinders * heads * sectors <= opened[0].sectors
+    assert cylinders <= 16383
+
+
+def test_a_read_only_image_is_offered_as_read_only(path: Path, opened: list[Image]) -> None:
+    """The feature bit RO follows the image."""
+    for writable in (False, True):
+        image = open_image(path, writable=writable)
+        assert bool(Blk(image).host_features() & 1 << lib.BLK_F_RO) is not writable
+        image.close()
+
+
+def test_the_ram_disk_says_what_it_is(opened: list[Image]) -> None:
+    """16 MiB, writable, zero but for sector 0, and each one is its own."""
+    opened += [ram_disk(), ram_disk()]
+    first, second = opened
+    assert (first.sectors, first.writable) == (16 << 11, True)
+    assert os.pread(first.fd, 64, 0).startswith(b"labkit RAM disk")
+    assert os.pread(first.fd, 512, RAM_DISK_BYTES - 512) == bytes(512)
+    os.pwrite(first.fd, b"mine", 0)
+    assert os.pread(second.fd, 6, 0) == b"labkit"
