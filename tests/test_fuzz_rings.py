@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rings import HEADER, INDIRECT, MEMORY_BYTES, NEXT, SECTOR, WRITE, Descriptor, Rig, Ring
@@ -195,6 +196,7 @@ def allowed(ring: Ring, descriptors: list[Descriptor]) -> list[range]:
     return [range(ring.used, ring.used + 4 + 8 * ring.num), *writable]
 
 
+@pytest.mark.slow
 @deterministic
 @given(
     table=tame_descriptors(WELL_FORMED),
@@ -313,6 +315,7 @@ def put_ring(rig: Rig, wild: Wild) -> None:
     lib.lk_queue_set_pfn(rig.device, 0, wild.page)
 
 
+@pytest.mark.slow
 @deterministic
 @given(start=wild_ring, steps=WILD_STEPS)
 def test_nothing_a_guest_writes_reaches_beyond_its_memory(start: Wild, steps: list[tuple[str, Any]]) -> None:
