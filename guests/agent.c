@@ -44,7 +44,7 @@ static uint32_t negotiate(const context *self, const uint64_t *a, uint64_t *r)
     r[1] = v->accepted;
     r[2] = v->queues;
     r[3] = v->bar0;
-    r[4] = virtio_status(v);
+    r[4] = a[3] ? virtio_set_status(v, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK) : virtio_status(v);
     return AGENT_OK;
 }
 

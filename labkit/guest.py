@@ -97,12 +97,13 @@ class Guest:
 
     # -- the steps of the driver ---------------------------------------------------------------------------------------
 
-    def negotiate(self, features: int = 0xFFFFFFFF, queues: int = 0) -> Negotiated:
+    def negotiate(self, features: int = 0xFFFFFFFF, queues: int = 0, *, driver_ok: bool = False) -> Negotiated:
         """Find the device and bring it up as far as ACKNOWLEDGE|DRIVER: features, rings, interrupt vectors.
 
-        `features` masks what the driver accepts; `queues` limits how many it sets up (0: all).
+        `features` masks what the driver accepts; `queues` limits how many it sets up (0: all);
+        with `driver_ok` it goes on to DRIVER_OK.
         """
-        r = self._step(Command.NEGOTIATE, self._irq, features, queues)
+        r = self._step(Command.NEGOTIATE, self._irq, features, queues, int(driver_ok))
         return Negotiated(r[0], r[1], r[2], r[3], Status(r[4]))
 
     def set_driver_ok(self) -> Status:
@@ -186,8 +187,7 @@ class Guest:
         except StepFailed as error:
             if error.status is not AgentStatus.NO_DEVICE:
                 raise
-            self.negotiate()
-            self.set_driver_ok()
+            self.negotiate(driver_ok=True)
             return step()
 
     # -- load ----------------------------------------------------------------------------------------------------------

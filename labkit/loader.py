@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from labkit import abi
@@ -45,8 +45,9 @@ def load_kernel(path: Path) -> Image:
     return _image(path, segments, entry, lab=False)
 
 
+@cache
 def lab_guest(name: str) -> Image:
-    """One of the guests built with the package: "agent". UsageError if it is missing or of another version."""
+    """One of the guests built with the package, read once a process. UsageError: missing, or of another version."""
     path = abi.GUEST_IMAGES / f"{name}.elf"
     _, segments, _ = _load(path)
     return _image(path, segments, _lab_entry(path, segments), lab=True)

@@ -236,8 +236,7 @@ def boot(
         if image.lab:
             machine.guest.parked()
             if bring_up:
-                machine.guest.negotiate()
-                machine.guest.set_driver_ok()
+                machine.guest.negotiate(driver_ok=True)
     except BaseException:
         machine.close()
         raise

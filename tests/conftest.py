@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -58,10 +59,8 @@ def open_files() -> set[tuple[int, str]]:
     """Every open fd of this process, with what it leads to."""
     found = set()
     for entry in os.listdir("/proc/self/fd"):
-        try:
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
             found.add((int(entry), os.readlink(f"/proc/self/fd/{entry}")))
-        except FileNotFoundError:
-            pass  # the listing's own
     return found
 
 

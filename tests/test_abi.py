@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from enum import IntEnum, IntFlag
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def test_the_memory_map_does_not_overlap() -> None:
         (n["GPA_REQUESTS"], n["REQUEST_STRIDE"] * n["REQUEST_SLOTS"]),
         (n["MEMORY_MIN_MIB"] << 20, 0),
     ]
-    for (start, size), (following, _) in zip(regions, regions[1:], strict=False):
+    for (start, size), (following, _) in pairwise(regions):
         assert start + size <= following, f"{start:#x} runs into {following:#x}"
 
 

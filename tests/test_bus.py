@@ -72,9 +72,9 @@ def test_an_access_across_the_end_belongs_to_its_first_byte() -> None:
     [
         range(0x10, 0x20),
         range(0x18, 0x19),
-        range(0, 0x11),
+        range(0x11),
         range(0x1F, 0x40),
-        range(0, SIZE),
+        range(SIZE),
         range(0x2F, 0x31),
         range(-4, 4),
         range(SIZE - 1, SIZE + 1),
@@ -90,7 +90,7 @@ def test_a_range_that_is_taken_or_does_not_exist_is_refused(addresses: range) ->
     bus.claim(range(0x30, 0x40), second)
     with pytest.raises(UsageError, match="taken or do not exist"):
         bus.claim(addresses, Part(3))
-    answers = {bus.read(address, 1) for address in range(0, 0x100)}
+    answers = {bus.read(address, 1) for address in range(0x100)}
     assert answers == {1, 2, 0xFF}
 
 
@@ -116,7 +116,7 @@ def test_releasing_what_was_not_given_changes_nothing() -> None:
     """Only the very range that was claimed can be given back."""
     bus = Bus(SIZE)
     bus.claim(range(0x10, 0x20), Part(1))
-    for addresses in (range(0x10, 0x18), range(0, 0x40), range(0x30, 0x40)):
+    for addresses in (range(0x10, 0x18), range(0x40), range(0x30, 0x40)):
         bus.release(addresses)
     assert bus.read(0x10, 1) == 1
 

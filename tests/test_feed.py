@@ -47,7 +47,7 @@ def emit(feed: Feed, numbers: range) -> None:
         feed.emit(Kind.DRAIN, -1, number, number)
 
 
-# -- order and loss ------------------------------------------------------------------------------------------------------
+# -- order and loss ----------------------------------------------------------------------------------------------------
 
 
 def test_events_come_in_the_order_they_were_emitted(feed: Feed) -> None:
@@ -102,7 +102,7 @@ def test_more_events_than_one_batch(feed: Feed) -> None:
     assert values(events) == list(range(10_000))
 
 
-# -- threads -------------------------------------------------------------------------------------------------------------
+# -- threads -----------------------------------------------------------------------------------------------------------
 
 
 def test_several_threads_share_one_order(feed: Feed) -> None:
@@ -192,7 +192,7 @@ def test_an_event_names_the_thread_that_did_it(feed: Feed) -> None:
     assert [event.actor for event in feed.read()[0]] == ["vcpu3", "host"]
 
 
-# -- after the machine ---------------------------------------------------------------------------------------------------
+# -- after the machine -------------------------------------------------------------------------------------------------
 
 
 def test_a_kept_feed_answers_after_the_machine_is_gone() -> None:
@@ -218,7 +218,7 @@ def test_a_kept_feed_knows_what_it_had_lost(small: Feed) -> None:
     assert small.read(SMALL)[1] == 0, "nothing was lost after this position"
 
 
-# -- events as objects ---------------------------------------------------------------------------------------------------
+# -- events as objects -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -265,7 +265,7 @@ def test_numbers_are_stored_modulo_two_to_the_64(feed: Feed) -> None:
     assert feed.read()[0][0]["exit_code"] == 2**64 - 1
 
 
-# -- the trace -----------------------------------------------------------------------------------------------------------
+# -- the trace ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

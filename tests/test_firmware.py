@@ -36,7 +36,7 @@ def text(memory: GuestMemory, gpa: int) -> bytes:
     return memory.read(gpa, INFO + abi.MULTIBOOT_INFO_BYTES - gpa).split(b"\0", 1)[0]
 
 
-# -- multiboot information -------------------------------------------------------------------------------------------------
+# -- multiboot information ---------------------------------------------------------------------------------------------
 
 
 def test_the_information_says_which_of_its_fields_are_valid(memory: GuestMemory) -> None:
@@ -91,7 +91,7 @@ def test_the_longest_command_line_fits_and_one_more_byte_does_not(memory: GuestM
     assert memory.read(INFO + abi.MULTIBOOT_INFO_BYTES, 4096) == bytes(4096)
 
 
-# -- page tables -----------------------------------------------------------------------------------------------------------
+# -- page tables -------------------------------------------------------------------------------------------------------
 
 
 def translate(tables: bytes, virtual: int) -> int | None:
@@ -135,7 +135,7 @@ def test_the_page_tables_stand_where_cr3_points(memory: GuestMemory) -> None:
     assert memory.read(after, 4096) == bytes(4096)
 
 
-# -- entries ---------------------------------------------------------------------------------------------------------------
+# -- entries -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_multiboot_kernel_is_entered_as_the_specification_says() -> None:

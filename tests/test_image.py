@@ -45,7 +45,7 @@ def sparse(path: Path, size: int) -> Path:
     return path
 
 
-# -- what can be opened --------------------------------------------------------------------------------------------------
+# -- what can be opened ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("writable", [False, True])
@@ -78,7 +78,7 @@ def test_the_smallest_image_is_one_sector(tmp_path: Path, opened: list[Image]) -
     assert opened[0].sectors == 1
 
 
-# -- what is refused, each with its reason, and leaving no fd open -----------------------------------------------------------
+# -- what is refused, each with its reason, and leaving no fd open -----------------------------------------------------
 
 
 @pytest.mark.parametrize("writable", [False, True])
@@ -137,7 +137,7 @@ class TestRefused:
             open_image(path, writable=writable)
 
 
-# -- who may open it beside whom ---------------------------------------------------------------------------------------------
+# -- who may open it beside whom ---------------------------------------------------------------------------------------
 
 
 def test_two_readers_share_an_image(path: Path, opened: list[Image]) -> None:
@@ -165,7 +165,7 @@ def test_an_image_is_closed_once(path: Path, opened: list[Image]) -> None:
     assert os.fstat(opened[0].fd).st_size == 4 * 512
 
 
-# -- identity, and what the device tells of the image --------------------------------------------------------------------------
+# -- identity, and what the device tells of the image ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_an_image_is_closed_once(path: Path, opened: list[Image]) -> None:
     [b"disk.img", b"exactly-twenty-bytes", b"a-name-much-longer-than-twenty-bytes", "größe.img".encode(), b"\xff\xfe"],
 )
 def test_the_identity_is_the_start_of_the_name(tmp_path: Path, opened: list[Image], name: bytes) -> None:
-    """20 bytes of the file's name as the file system has it, which need not be text; the device is given all of them."""
+    """20 bytes of the file's name as the file system has it, which need not be text; the device is given all."""
     path = tmp_path / os.fsdecode(name)
     path.write_bytes(bytes(512))
     opened.append(open_image(path, writable=False))
@@ -204,7 +204,7 @@ def test_every_size_has_a_geometry(tmp_path: Path, opened: list[Image], size: in
     assert cylinders <= 16383
 
 
-def test_a_read_only_image_is_offered_as_read_only(path: Path, opened: list[Image]) -> None:
+def test_a_read_only_image_is_offered_as_read_only(path: Path) -> None:
     """The feature bit RO follows the image."""
     for writable in (False, True):
         image = open_image(path, writable=writable)

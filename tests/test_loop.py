@@ -1,4 +1,4 @@
-"""Does the iothread run the queue of each eventfd it watches, and never one that it has let go? Real eventfds, no KVM."""
+"""Does the iothread run the queue of each eventfd it watches, and of none that it let go? Real eventfds, no KVM."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def pc() -> Pc:
     return Pc()
 
 
-# -- config mechanism #1 -------------------------------------------------------------------------------------------------
+# -- config mechanism #1 -----------------------------------------------------------------------------------------------
 
 
 def test_the_guest_finds_the_functions(pc: Pc) -> None:
@@ -160,11 +160,11 @@ def test_command_can_be_written_in_any_width(pc: Pc, width: int) -> None:
     assert pc.card.command == DECODE | PciCommand.MASTER | PciCommand.INTX_DISABLE
 
 
-# -- BARs ----------------------------------------------------------------------------------------------------------------
+# -- BARs --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_bar_tells_its_size(pc: Pc) -> None:
-    """All ones written read back as the size's complement, with the kind in the low bits; then the address goes back."""
+    """All ones written read back as the size's complement, the kind in the low bits; then the address goes back."""
     homes = pc.read(BAR0, 4), pc.read(BAR1, 4)
     for register in (BAR0, BAR1, BAR1 + 4):
         pc.write(register, 4, 0xFFFFFFFF)

@@ -68,7 +68,7 @@ def writable(disk: Path) -> Iterator[Rig]:
     rig.close()
 
 
-# -- one request ---------------------------------------------------------------------------------------------------------
+# -- one request -------------------------------------------------------------------------------------------------------
 
 
 def test_a_read_of_one_sector_reports_513_bytes(rig: Rig) -> None:
@@ -178,7 +178,7 @@ def test_an_image_that_shrank_is_an_error_not_a_crash(writable: Rig, disk: Path)
     assert writable.status() == BlkStatus.IOERR
 
 
-# -- how a request may be cut into descriptors ---------------------------------------------------------------------------
+# -- how a request may be cut into descriptors -------------------------------------------------------------------------
 
 
 def test_a_header_may_be_split(rig: Rig) -> None:
@@ -250,7 +250,7 @@ def test_buffers_may_end_where_memory_ends(rig: Rig) -> None:
     assert rig.memory.read(gpa, SECTOR) == content(3)
 
 
-# -- indirect tables -----------------------------------------------------------------------------------------------------
+# -- indirect tables ---------------------------------------------------------------------------------------------------
 
 
 def indirect(rig: Rig, sector: int = 0) -> None:
@@ -291,7 +291,7 @@ def test_the_end_of_a_chain_may_be_indirect(rig: Rig) -> None:
     assert rig.data_of() == content(2)
 
 
-# -- runs, indices, interrupts -------------------------------------------------------------------------------------------
+# -- runs, indices, interrupts -----------------------------------------------------------------------------------------
 
 
 def test_one_run_serves_all_that_is_there(rig: Rig) -> None:
@@ -370,7 +370,7 @@ def test_an_interrupt_without_msix_shows_in_isr(rig: Rig) -> None:
     assert [event["way"] for event in rig.events("interrupt")] == ["isr"]
 
 
-# -- kicks and who counts them -------------------------------------------------------------------------------------------
+# -- kicks and who counts them -----------------------------------------------------------------------------------------
 
 
 def test_trapped_kicks_are_counted(rig: Rig) -> None:
@@ -436,7 +436,7 @@ def test_a_notifier_nobody_signalled_takes_nothing(rig: Rig) -> None:
     os.close(fd)
 
 
-# -- how a guest breaks its ring -----------------------------------------------------------------------------------------
+# -- how a guest breaks its ring ---------------------------------------------------------------------------------------
 
 
 def broken_by(*descriptors: Descriptor, features: tuple[Feature, ...] = ()) -> Callable[[Rig], None]:
@@ -594,7 +594,7 @@ def test_the_parts_of_a_ring_stand_where_the_layout_says(rig: Rig, num: int) -> 
     assert (rig.vq.desc, rig.vq.avail, rig.vq.used) == (ring.desc, ring.avail, ring.used)
 
 
-# -- views ---------------------------------------------------------------------------------------------------------------
+# -- views -------------------------------------------------------------------------------------------------------------
 
 
 def view_of(rig: Rig) -> Queue:

@@ -1,4 +1,4 @@
-"""Does the C core stay within its memory? The tests of rings, loop and feed once more, on a core that watches itself."""
+"""Does the C core stay within its memory? The tests of rings, loop and feed again, on a core that watches itself."""
 
 from __future__ import annotations
 
@@ -54,11 +54,12 @@ def test_the_core_runs_clean_under_sanitizers(tmp_path: Path) -> None:
         "LD_PRELOAD": str(preload),
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # each plugin costs a second here
         "PYTHONMALLOC": "malloc",  # so that buffers lent to the core have guarded ends too
     }
-    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider", "--capture=no"]
+    pytest_ = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--capture=no"]
     run = subprocess.run(
-        [*command, *TESTS],
+        [*pytest_, "-p", "pytest_timeout", "-p", "no:cacheprovider", *TESTS],
         cwd=tmp_path,
         env=plain_environment() | sanitized,
         capture_output=True,

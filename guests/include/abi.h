@@ -81,7 +81,7 @@
 
 /* -- agent: commands (a0.. arguments, r0.. results) ------------------------------------------------------------------ */
 #define CMD_NONE 0
-#define CMD_NEGOTIATE 1    /* a0 IRQ_*, a1 feature mask, a2 queue limit (0: all) -> r0 offered, r1 accepted, r2 queues, r3 BAR0, r4 status */
+#define CMD_NEGOTIATE 1    /* a0 IRQ_*, a1 feature mask, a2 queue limit (0: all), a3 1: and DRIVER_OK -> r0 offered, r1 accepted, r2 queues, r3 BAR0, r4 status */
 #define CMD_SET_STATUS 2   /* a0 value, as it is -> r0 STATUS read back */
 #define CMD_DRIVER_OK 3    /* a0 1: set, 0: clear, in the status as it stands -> r0 STATUS read back */
 #define CMD_ADD 4          /* a0 queue, a1 type, a2 sector, a3 bytes -> r0 head, r1 slot, r2 buffer gpa */

@@ -15,6 +15,7 @@ COMMAND = NUMBERS["PCI_COMMAND"]
 BAR0 = NUMBERS["PCI_BAR0"]
 BAR_BYTES = 4
 BAR_IO = NUMBERS["PCI_BAR_IO"]
+_DECODES_IO, _DECODES_MEMORY = int(PciCommand.IO), int(PciCommand.MEMORY)
 MECHANISM_PORTS = range(PORT_PCI_ADDRESS, PORT_PCI_DATA + 4)
 
 
@@ -116,7 +117,7 @@ class PciFunction:
             self.bar_moved(bar)
 
     def _decoded(self, bar: Bar) -> range | None:
-        enabled = self.command & (PciCommand.IO if bar.io else PciCommand.MEMORY)
+        enabled = self.get(COMMAND, 2) & (_DECODES_IO if bar.io else _DECODES_MEMORY)
         address = self.get(bar.register, BAR_BYTES) & bar.writable
         return range(address, address + bar.size) if enabled and address else None
 

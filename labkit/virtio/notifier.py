@@ -157,6 +157,7 @@ class HostNotifiers:
         self.bus_master_bug = False
         self.owners = [Owner.NONE] * QUEUE_MAX
         self.errors: list[HostError] = []  # what R4 and R15 kept from the guest
+        self._queues = [queue for queue in range(QUEUE_MAX) if device.vq[queue].num]
         self._ports: dict[int, int] = {}  # queue -> port it was assigned at
         self._stranded: list[int] = []  # eventfds of failed deassigns (R15)
         self._transport, self._device, self._cpu, self._loop, self._feed = transport, device, cpu, loop, feed
@@ -224,7 +225,7 @@ class HostNotifiers:
             return
         done: list[int] = []
         try:
-            for queue in self._queues():
+            for queue in self._queues:
                 self._bring_up(queue)
                 self._owned_by(queue, Owner.VMM, rule, cause)
                 done.append(queue)
@@ -236,7 +237,7 @@ class HostNotifiers:
     def _stop(self, rule: int, cause: Cause) -> None:
         if not self.started:
             return
-        for queue in self._queues():
+        for queue in self._queues:
             self._take_down(queue, rule, cause)
         self.started = False
 
@@ -312,7 +313,7 @@ class HostNotifiers:
     def close(self) -> None:
         """R11, and the eventfds that R15 left behind."""
         self.happens(Situation(Cause.EXIT))
-        for queue in self._queues():
+        for queue in self._queues:
             if self.owners[queue] is Owner.BACKEND and self._deassign(queue):
                 self._drain_and_close(queue)
         while self._stranded:
@@ -323,9 +324,6 @@ class HostNotifiers:
     def port(self, queue: int) -> int | None:
         """The port the queue's notifier is assigned at; None while it has none."""
         return self._ports.get(queue)
-
-    def _queues(self) -> list[int]:
-        return [queue for queue in range(QUEUE_MAX) if self._device.vq[queue].num]
 
     def _notify_port(self) -> int:
         return self._transport.notify_base + Register.QUEUE_NOTIFY

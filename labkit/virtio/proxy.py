@@ -36,6 +36,9 @@ from labkit.virtio.notifier import HostNotifiers, Ioeventfds, Situation
 from labkit.virtio.queue import Queue
 
 
+_BAD_FEATURE = int(Feature.BAD_FEATURE)
+
+
 @dataclass(frozen=True)
 class Access:
     """A row of the register map: natural width in bytes, and what a read or a write does (None: ignored)."""
@@ -64,15 +67,16 @@ class Proxy(PciFunction):
     ) -> None:
         super().__init__(model.pci_header(), *buses)
         self.model, self.device, self.memory, self.feed = model, native, memory, feed
+        self.host_features = int(model.host_features())
         self.status = 0
         self.queue_sel = 0
         self.config_vector = NO_VECTOR
         self.notify_base = 0
         self.msix = Msix(self, model.vectors, native, cpu)
         ioeventfds: Ioeventfds = cpu
-        self.notifiers = HostNotifiers(self, native, ioeventfds, loop, feed, revision=revision, ioeventfd=ioeventfd)
         for index, num in enumerate(model.queue_sizes):
             native.vq[index].num = num
+        self.notifiers = HostNotifiers(self, native, ioeventfds, loop, feed, revision=revision, ioeventfd=ioeventfd)
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
         self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))
@@ -134,8 +138,7 @@ class Proxy(PciFunction):
         return self.device.vq[self.queue_sel]
 
     def _write_features(self, value: int) -> None:
-        offered = self.model.host_features()
-        self.device.guest_features = 0 if value & Feature.BAD_FEATURE else value & offered
+        self.device.guest_features = 0 if value & _BAD_FEATURE else value & self.host_features
 
     def _write_pfn(self, value: int) -> None:
         if value == 0:
@@ -254,7 +257,7 @@ class _Registers:
 
 # register -> (width, read, write). QUEUE_NOTIFY never gets here: the C core serves it (native/vcpu.c).
 REGISTERS: dict[int, Access] = {
-    Register.HOST_FEATURES: Access(4, lambda p: p.model.host_features(), None),
+    Register.HOST_FEATURES: Access(4, lambda p: p.host_features, None),
     Register.GUEST_FEATURES: Access(4, lambda p: int(p.device.guest_features), Proxy._write_features),
     Register.QUEUE_PFN: Access(4, lambda p: int(p._selected.pfn), Proxy._write_pfn),
     Register.QUEUE_NUM: Access(2, lambda p: int(p._selected.num), None),
