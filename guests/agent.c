@@ -24,9 +24,15 @@ static virtio_device *const v = &the_device;
 
 #define DEFAULT_TICKS UINT64_C(0x200000000) /* a few seconds on any machine */
 
-static uint64_t deadline(uint64_t ticks) { return rdtsc() + (ticks ? ticks : DEFAULT_TICKS); }
+static uint64_t deadline(uint64_t ticks)
+{
+    return rdtsc() + (ticks ? ticks : DEFAULT_TICKS);
+}
 
-static bool good_width(uint64_t width) { return width == 1 || width == 2 || width == 4; }
+static bool good_width(uint64_t width)
+{
+    return width == 1 || width == 2 || width == 4;
+}
 
 static uint32_t queue_ready(uint64_t queue)
 {
@@ -319,12 +325,24 @@ static uint32_t fault(const context *self, const uint64_t *a, uint64_t *r)
 }
 
 static step *const steps[CMD_LAST + 1] = {
-    [CMD_NEGOTIATE] = negotiate,   [CMD_SET_STATUS] = set_status, [CMD_DRIVER_OK] = driver_ok,
-    [CMD_ADD] = add,               [CMD_PUBLISH] = publish,       [CMD_KICK] = kick,
-    [CMD_WAIT] = wait,             [CMD_REQUEST] = request,       [CMD_BUS_MASTER] = bus_master,
-    [CMD_PORT_IN] = port_in,       [CMD_PORT_OUT] = port_out,     [CMD_PCI_READ] = config_read,
-    [CMD_PCI_WRITE] = config_write, [CMD_LOAD] = load,            [CMD_STORE] = store,
-    [CMD_KICK_LOOP] = loop,        [CMD_STORM] = storm,           [CMD_RESET] = reset,
+    [CMD_NEGOTIATE] = negotiate,
+    [CMD_SET_STATUS] = set_status,
+    [CMD_DRIVER_OK] = driver_ok,
+    [CMD_ADD] = add,
+    [CMD_PUBLISH] = publish,
+    [CMD_KICK] = kick,
+    [CMD_WAIT] = wait,
+    [CMD_REQUEST] = request,
+    [CMD_BUS_MASTER] = bus_master,
+    [CMD_PORT_IN] = port_in,
+    [CMD_PORT_OUT] = port_out,
+    [CMD_PCI_READ] = config_read,
+    [CMD_PCI_WRITE] = config_write,
+    [CMD_LOAD] = load,
+    [CMD_STORE] = store,
+    [CMD_KICK_LOOP] = loop,
+    [CMD_STORM] = storm,
+    [CMD_RESET] = reset,
     [CMD_FAULT] = fault,
 };
 

@@ -45,10 +45,13 @@ def load_kernel(path: Path) -> Image:
     return _image(path, segments, entry, lab=False)
 
 
-@cache
 def lab_guest(name: str) -> Image:
     """One of the guests built with the package, read once a process. UsageError: missing, or of another version."""
-    path = abi.GUEST_IMAGES / f"{name}.elf"
+    return _lab_image(abi.GUEST_IMAGES / f"{name}.elf")
+
+
+@cache
+def _lab_image(path: Path) -> Image:
     _, segments, _ = _load(path)
     return _image(path, segments, _lab_entry(path, segments), lab=True)
 

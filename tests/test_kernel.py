@@ -200,7 +200,7 @@ def test_a_console_is_there(boot: Boot, assemble: Assemble) -> None:
 
 
 def test_a_console_without_end_is_cut(boot: Boot) -> None:
-    """A guest that prints for ever does not eat the host: the first MiB is kept. (Put in by hand: a guest takes long.)"""
+    """A guest that prints for ever does not eat the host: the first MiB is kept."""
     vm, text = boot("null"), b"0123456789abcdef" * 4096
     for _ in range(20):
         with vm._board.locked():

@@ -68,7 +68,10 @@ static void take_lock(const load_plan *plan, load_result *result)
 }
 
 /* All is done, or somebody gave up. */
-static bool over(const load_plan *plan) { return shared.completed >= plan->requests || shared.failed; }
+static bool over(const load_plan *plan)
+{
+    return shared.completed >= plan->requests || shared.failed;
+}
 
 /* One turn under the lock. */
 static void turn(virtio_device *v, ring *r, const load_plan *plan, load_result *result)
@@ -101,7 +104,8 @@ static uint32_t check(const virtio_device *v, const load_plan *plan)
     if (plan->queue >= v->queues)
         return AGENT_NO_QUEUE;
     const ring *r = &v->rings[plan->queue];
-    if (!plan->depth || plan->depth > r->slots || plan->bytes > BUFFER_STRIDE || !plan->vcpus || plan->vcpus > VCPUS_MAX)
+    if (!plan->depth || plan->depth > r->slots || plan->bytes > BUFFER_STRIDE || !plan->vcpus ||
+        plan->vcpus > VCPUS_MAX)
         return AGENT_BAD_ARGUMENT;
     return r->in_flight ? AGENT_RING_FULL : AGENT_OK;
 }

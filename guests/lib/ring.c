@@ -9,7 +9,10 @@ typedef struct {
     uint64_t sector;
 } request_header;
 
-static uint64_t slot_request(uint32_t slot) { return GPA_REQUESTS + (uint64_t)slot * REQUEST_STRIDE; }
+static uint64_t slot_request(uint32_t slot)
+{
+    return GPA_REQUESTS + (uint64_t)slot * REQUEST_STRIDE;
+}
 
 /* The legacy layout: desc, avail, then used on the next page. Only what is read before it is written must be zero. */
 void ring_setup(ring *r, uint16_t index, uint16_t num)
@@ -29,7 +32,10 @@ void ring_setup(ring *r, uint16_t index, uint16_t num)
     r->used->flags = r->used->idx = 0;
 }
 
-static bool device_writes(uint32_t type) { return type != BLK_T_OUT; }
+static bool device_writes(uint32_t type)
+{
+    return type != BLK_T_OUT;
+}
 
 /* The shape of a slot's chain; it stays for as many requests of that shape as one likes. */
 void ring_describe(ring *r, uint32_t slot, uint32_t type, uint32_t bytes)

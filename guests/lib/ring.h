@@ -55,8 +55,17 @@ void ring_add(ring *r, uint32_t slot, uint64_t sector);
 bool ring_publish(ring *r);
 enum reaped ring_reap(ring *r, completion *done);
 
-static inline bool ring_has_used(const ring *r) { return r->used->idx != r->last_used; }
-static inline bool slot_free(const ring *r, uint32_t slot) { return slot < r->slots && !(r->in_flight >> slot & 1); }
-static inline uint64_t slot_buffer(uint32_t slot) { return GPA_BUFFERS + (uint64_t)slot * BUFFER_STRIDE; }
+static inline bool ring_has_used(const ring *r)
+{
+    return r->used->idx != r->last_used;
+}
+static inline bool slot_free(const ring *r, uint32_t slot)
+{
+    return slot < r->slots && !(r->in_flight >> slot & 1);
+}
+static inline uint64_t slot_buffer(uint32_t slot)
+{
+    return GPA_BUFFERS + (uint64_t)slot * BUFFER_STRIDE;
+}
 
 #endif

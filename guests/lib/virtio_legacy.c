@@ -6,9 +6,15 @@
 
 virtio_device the_device;
 
-static uint16_t reg(const virtio_device *v, uint16_t offset) { return v->bar0 + offset; }
+static uint16_t reg(const virtio_device *v, uint16_t offset)
+{
+    return v->bar0 + offset;
+}
 
-uint8_t virtio_status(const virtio_device *v) { return in8(reg(v, REG_STATUS)); }
+uint8_t virtio_status(const virtio_device *v)
+{
+    return in8(reg(v, REG_STATUS));
+}
 
 uint8_t virtio_set_status(virtio_device *v, uint8_t status)
 {
@@ -16,7 +22,10 @@ uint8_t virtio_set_status(virtio_device *v, uint8_t status)
     return virtio_status(v);
 }
 
-void virtio_kick(const virtio_device *v, uint16_t queue) { out16(reg(v, REG_QUEUE_NOTIFY), queue); }
+void virtio_kick(const virtio_device *v, uint16_t queue)
+{
+    out16(reg(v, REG_QUEUE_NOTIFY), queue);
+}
 
 /* Device config follows the registers, and MSI-X brings two registers more. */
 uint64_t virtio_capacity(const virtio_device *v)

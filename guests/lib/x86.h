@@ -7,9 +7,18 @@
 
 #include "abi.h"
 
-static inline void out8(uint16_t port, uint8_t value) { __asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port)); }
-static inline void out16(uint16_t port, uint16_t value) { __asm__ volatile("outw %0, %1" ::"a"(value), "Nd"(port)); }
-static inline void out32(uint16_t port, uint32_t value) { __asm__ volatile("outl %0, %1" ::"a"(value), "Nd"(port)); }
+static inline void out8(uint16_t port, uint8_t value)
+{
+    __asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port));
+}
+static inline void out16(uint16_t port, uint16_t value)
+{
+    __asm__ volatile("outw %0, %1" ::"a"(value), "Nd"(port));
+}
+static inline void out32(uint16_t port, uint32_t value)
+{
+    __asm__ volatile("outl %0, %1" ::"a"(value), "Nd"(port));
+}
 
 static inline uint8_t in8(uint16_t port)
 {
@@ -39,26 +48,68 @@ static inline uint64_t rdtsc(void)
     return (uint64_t)high << 32 | low;
 }
 
-static inline uint8_t load8(uint64_t gpa) { return *(volatile uint8_t *)gpa; }
-static inline uint16_t load16(uint64_t gpa) { return *(volatile uint16_t *)gpa; }
-static inline uint32_t load32(uint64_t gpa) { return *(volatile uint32_t *)gpa; }
-static inline uint64_t load64(uint64_t gpa) { return *(volatile uint64_t *)gpa; }
-static inline void store8(uint64_t gpa, uint8_t value) { *(volatile uint8_t *)gpa = value; }
-static inline void store16(uint64_t gpa, uint16_t value) { *(volatile uint16_t *)gpa = value; }
-static inline void store32(uint64_t gpa, uint32_t value) { *(volatile uint32_t *)gpa = value; }
-static inline void store64(uint64_t gpa, uint64_t value) { *(volatile uint64_t *)gpa = value; }
+static inline uint8_t load8(uint64_t gpa)
+{
+    return *(volatile uint8_t *)gpa;
+}
+static inline uint16_t load16(uint64_t gpa)
+{
+    return *(volatile uint16_t *)gpa;
+}
+static inline uint32_t load32(uint64_t gpa)
+{
+    return *(volatile uint32_t *)gpa;
+}
+static inline uint64_t load64(uint64_t gpa)
+{
+    return *(volatile uint64_t *)gpa;
+}
+static inline void store8(uint64_t gpa, uint8_t value)
+{
+    *(volatile uint8_t *)gpa = value;
+}
+static inline void store16(uint64_t gpa, uint16_t value)
+{
+    *(volatile uint16_t *)gpa = value;
+}
+static inline void store32(uint64_t gpa, uint32_t value)
+{
+    *(volatile uint32_t *)gpa = value;
+}
+static inline void store64(uint64_t gpa, uint64_t value)
+{
+    *(volatile uint64_t *)gpa = value;
+}
 
 /* x86 keeps stores in order and loads in order: the compiler alone must be told. A load may pass an earlier store to
  * another place, though, and only a full barrier stops that. */
-static inline void write_barrier(void) { __asm__ volatile("" ::: "memory"); }
-static inline void read_barrier(void) { __asm__ volatile("" ::: "memory"); }
-static inline void full_barrier(void) { __asm__ volatile("mfence" ::: "memory"); }
+static inline void write_barrier(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+static inline void read_barrier(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+static inline void full_barrier(void)
+{
+    __asm__ volatile("mfence" ::: "memory");
+}
 
-static inline void relax(void) { __asm__ volatile("pause" ::: "memory"); }
-static inline void interrupts_off(void) { __asm__ volatile("cli" ::: "memory"); }
+static inline void relax(void)
+{
+    __asm__ volatile("pause" ::: "memory");
+}
+static inline void interrupts_off(void)
+{
+    __asm__ volatile("cli" ::: "memory");
+}
 
 /* sti takes effect after the next instruction: an interrupt that is pending wakes the hlt, it cannot slip in between. */
-static inline void halt_until_interrupt(void) { __asm__ volatile("sti; hlt; cli" ::: "memory"); }
+static inline void halt_until_interrupt(void)
+{
+    __asm__ volatile("sti; hlt; cli" ::: "memory");
+}
 
 typedef volatile uint32_t spinlock;
 
@@ -68,6 +119,9 @@ static inline void spin_lock(spinlock *lock)
         relax();
 }
 
-static inline void spin_unlock(spinlock *lock) { __atomic_store_n(lock, 0, __ATOMIC_RELEASE); }
+static inline void spin_unlock(spinlock *lock)
+{
+    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+}
 
 #endif

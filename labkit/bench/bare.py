@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class BareVcpu:
     def __init__(self, machine: Machine, io_cpu: int) -> None:
         self.machine, self._io_cpu = machine, io_cpu
         self.board: Board = machine._board  # the bench measures what lies behind the public names
-        self.notify_port = self.board.proxy.notify_base + Register.QUEUE_NOTIFY
+        self.notify_port = notify_port(self.board)
 
     def ignore(self, command: Command, *arguments: int, ioeventfd: bool) -> tuple[int, ...]:
         """A step whose kicks nobody serves: they trap and are ignored, or are drained from a bare eventfd."""
@@ -56,22 +56,8 @@ class BareVcpu:
             if not ioeventfd:
                 yield bare
                 return
-            with self._bare_eventfd() as bare.eventfd:
+            with bare_eventfd(self.board) as (bare.eventfd, _):
                 yield bare
-
-    @contextmanager
-    def _bare_eventfd(self) -> Iterator[int]:
-        """An eventfd at the place of queue 0's own."""
-        kick = (self.notify_port, abi.QUEUE_NOTIFY_WIDTH, 0)
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            self.board.cpu.assign(*kick, fd)
-            try:
-                yield fd
-            finally:
-                self.board.cpu.deassign(*kick, fd)
-        finally:
-            os.close(fd)
 
     def _step(self, bare: Any, command: Command, arguments: tuple[int, ...]) -> tuple[int, ...]:
         memory, padded = self.board.memory, [*arguments, *[0] * (abi.MB_SLOTS - len(arguments))]
@@ -105,6 +91,25 @@ def _thread(name: str) -> int:
     return next(
         int(task.name) for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text() == f"{name}\n"
     )
+
+
+def notify_port(board: Board) -> int:
+    """Where the guest writes its kicks."""
+    return board.proxy.notify_base + Register.QUEUE_NOTIFY
+
+
+@contextmanager
+def bare_eventfd(board: Board) -> Iterator[tuple[int, Callable[[], None]]]:
+    """An eventfd at the place of queue 0's own, and how to deassign it; done at the end if not before."""
+    with ExitStack() as undo:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        undo.callback(os.close, fd)
+        kick = (notify_port(board), abi.QUEUE_NOTIFY_WIDTH, 0, fd)
+        board.cpu.assign(*kick)
+        deassign = ExitStack()
+        deassign.callback(board.cpu.deassign, *kick)
+        undo.push(deassign)
+        yield fd, deassign.close
 
 
 @contextmanager

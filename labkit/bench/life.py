@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import Any
 
 import labkit
-from labkit.bench.bare import paused
+from labkit.bench.bare import bare_eventfd, paused
 from labkit.bench.row import Effort, Samples, interleaved
 from labkit.errors import HostError
 from labkit.native import lib
@@ -31,10 +32,8 @@ def _bare_boot_ms() -> float:
 
 
 def reset(effort: Effort) -> Samples:
-    """vm.reset(), us: from power-on registers to a parked guest."""
+    """vm.reset(), us, of a machine whose driver is not up: no notifier is started."""
     with labkit.boot("blk", bring_up=False) as vm:
-        vcpu: Any = vm._board.cpu.vcpus[0]
-        regs, sregs = vcpu.entry_structs
 
         def value() -> float:
             start_ns = time.perf_counter_ns()
@@ -44,13 +43,38 @@ def reset(effort: Effort) -> Samples:
 
         def floor() -> float:
             with paused(vm):
-                return _ran(lib.lk_bare_reset_ns(vcpu.native, regs, sregs, RESETS), "a bare reset") / NS_PER_US
+                return _bare_reset_us(vm, RESETS)
 
         return interleaved(value, floor, effort.repetitions)
+
+
+def reset_in_use(effort: Effort) -> Samples:
+    """vm.reset(), us, at DRIVER_OK: the notifier is stopped first (R7). Bringing the driver up is not counted."""
+    with labkit.boot("blk", bring_up=False) as vm:
+
+        def value() -> float:
+            vm.guest.negotiate()
+            vm.guest.set_driver_ok()
+            start_ns = time.perf_counter_ns()
+            vm.reset()
+            return (time.perf_counter_ns() - start_ns) / NS_PER_US
+
+        def floor() -> float:
+            with paused(vm), bare_eventfd(vm._board) as (_, deassign):
+                start_ns = time.perf_counter_ns()
+                deassign()
+                return (time.perf_counter_ns() - start_ns) / NS_PER_US + _bare_reset_us(vm, 1)
+
+        return interleaved(value, floor, effort.repetitions)
+
+
+def _bare_reset_us(vm: labkit.Machine, times: int) -> float:
+    vcpu: Any = vm._board.cpu.vcpus[0]
+    return _ran(lib.lk_bare_reset_ns(vcpu.native, *vcpu.entry_structs, times), "a bare reset") / NS_PER_US
 
 
 def _ran(spent_ns: int, what: str) -> int:
     """The core answers 0 ns for a guest that did not get where it should."""
     if not spent_ns:
-        raise HostError("KVM_RUN", 5, f"{what} did not end as it should")
+        raise HostError("KVM_RUN", errno.EIO, f"{what} did not end as it should")
     return spent_ns

@@ -50,10 +50,17 @@ SPECS = (
     Spec(
         "reset",
         "us",
-        "vm.reset() until the guest is parked again",
+        "vm.reset() until the guest is parked again, before its driver is up",
         "registers set back and the guest run until it parks, in bare C",
         life.reset,
         Target("value", 200.0),
+    ),
+    Spec(
+        "reset_in_use",
+        "us",
+        "the same at DRIVER_OK, when there is a notifier to stop",
+        "one KVM_IOEVENTFD deassign, for which the kernel waits a grace period, and the bare reset",
+        life.reset_in_use,
     ),
     Spec(
         "event",

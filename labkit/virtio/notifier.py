@@ -25,9 +25,9 @@ R9   A backend takes a notifier: if started, STOP and clear the property. Then t
 R10  The machine runs again and DRIVER_OK is set: START. Otherwise, and when it is paused: STOP. This is also how the
      notifiers come back on the other side of a migration.
 R11  The device goes: STOP.
-R12  A queue without a ring is not run, and neither is an index of 64 or more (native/device.c).
+R12  A queue without a ring is not run, and neither is an index of 64 or more (native/kick.c).
 R13  STATUS written with DRIVER_OK while bus-master is clear: BUS_MASTER_BUG. Old guests forgot to set it.
-R14  Every run of a queue is an event (native/device.c).
+R14  Every run of a queue is an event (native/kick.c).
 R15  A deassign that fails: no test-and-clear, no close. The error is kept and shown; the eventfd is closed when the
      device goes.
 

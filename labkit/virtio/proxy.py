@@ -35,7 +35,6 @@ from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import HostNotifiers, Ioeventfds, Situation
 from labkit.virtio.queue import Queue
 
-
 _BAD_FEATURE = int(Feature.BAD_FEATURE)
 
 
