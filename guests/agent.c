@@ -22,16 +22,28 @@ typedef uint32_t step(const context *self, const uint64_t *a, uint64_t *r);
 
 static virtio_device *const v = &the_device;
 
-#define DEFAULT_TICKS UINT64_C(0x200000000) /* a few seconds on any machine */
-
-static uint64_t deadline(uint64_t ticks)
-{
-    return rdtsc() + (ticks ? ticks : DEFAULT_TICKS);
-}
+#define PORTS 0x10000
+#define MAPPED_BYTES (UINT64_C(1) << 32) /* beyond it nothing is mapped */
 
 static bool good_width(uint64_t width)
 {
     return width == 1 || width == 2 || width == 4;
+}
+
+static bool good_port(uint64_t port, uint64_t width)
+{
+    return good_width(width) && port <= PORTS - width;
+}
+
+/* Config space is read by naturally aligned pieces. */
+static bool good_offset(uint64_t offset, uint64_t width)
+{
+    return good_width(width) && offset < PCI_CONFIG_BYTES && offset % width == 0;
+}
+
+static bool good_address(uint64_t gpa, uint64_t width)
+{
+    return (good_width(width) || width == 8) && gpa <= MAPPED_BYTES - width;
 }
 
 static uint32_t queue_ready(uint64_t queue)
@@ -43,6 +55,8 @@ static uint32_t queue_ready(uint64_t queue)
 
 static uint32_t negotiate(const context *self, const uint64_t *a, uint64_t *r)
 {
+    if (a[0] > IRQ_INTX || a[2] > QUEUE_MAX)
+        return AGENT_BAD_ARGUMENT;
     uint32_t result = virtio_negotiate(v, (uint32_t)a[0], (uint32_t)a[1], (uint32_t)a[2], self->vcpus);
     if (result)
         return result;
@@ -59,6 +73,8 @@ static uint32_t set_status(const context *self, const uint64_t *a, uint64_t *r)
     (void)self;
     if (!v->bar0)
         return AGENT_NO_DEVICE;
+    if (a[0] > UINT8_MAX)
+        return AGENT_BAD_ARGUMENT;
     r[0] = virtio_set_status(v, (uint8_t)a[0]);
     return AGENT_OK;
 }
@@ -97,17 +113,22 @@ static uint32_t bus_master(const context *self, const uint64_t *a, uint64_t *r)
 
 /* -- a request, step by step ------------------------------------------------------------------------------------------ */
 
+static bool good_request(const uint64_t *a)
+{
+    return a[1] <= UINT32_MAX && a[3] <= BUFFER_STRIDE;
+}
+
 static uint32_t add(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self;
-    uint32_t refused = queue_ready(a[0]), slot = 1;
+    uint32_t refused = queue_ready(a[0]);
     if (refused)
         return refused;
-    if (a[3] > BUFFER_STRIDE)
+    if (!good_request(a))
         return AGENT_BAD_ARGUMENT;
     ring *q = &v->rings[a[0]];
-    while (slot < q->slots && !slot_free(q, slot))
-        slot++;
+    uint64_t idle = ~virtio_busy_slots(v) & ~UINT64_C(1); /* slot 0 belongs to whole requests */
+    uint32_t slot = idle ? lowest_bit(idle) : REQUEST_SLOTS;
     if (slot >= q->slots)
         return AGENT_RING_FULL;
     ring_describe(q, slot, (uint32_t)a[1], (uint32_t)a[3]);
@@ -136,6 +157,8 @@ static uint32_t kick(const context *self, const uint64_t *a, uint64_t *r)
     (void)self;
     if (!v->bar0)
         return AGENT_NO_DEVICE;
+    if (a[0] >= QUEUE_MAX || a[1] > UINT32_MAX)
+        return AGENT_BAD_ARGUMENT;
     r[0] = kick_loop(v->bar0 + REG_QUEUE_NOTIFY, QUEUE_NOTIFY_WIDTH, (uint32_t)a[0], a[1]);
     return AGENT_OK;
 }
@@ -159,7 +182,7 @@ static uint32_t wait(const context *self, const uint64_t *a, uint64_t *r)
         return refused;
     completion last = {0};
     uint64_t interrupts = device_interrupts;
-    uint32_t result = reap_until(&v->rings[a[0]], a[1], deadline(a[2]), &last, &r[0]);
+    uint32_t result = reap_until(&v->rings[a[0]], a[1], deadline_after(a[2]), &last, &r[0]);
     r[1] = last.head;
     r[2] = last.bytes;
     r[3] = last.status;
@@ -168,7 +191,17 @@ static uint32_t wait(const context *self, const uint64_t *a, uint64_t *r)
     return result;
 }
 
-/* Add, publish, kick, wait. Slot 0 is its own; what a notebook added and did not wait for is left alone. */
+/* Slot 0 is busy if its last request came too late for whoever asked: it may have come since. */
+static bool slot_0_ready(ring *q)
+{
+    completion late;
+    while (virtio_busy_slots(v) & 1 && ring_reap(q, &late) == REAPED_ONE)
+        ;
+    return q->slots && !(virtio_busy_slots(v) & 1);
+}
+
+/* Add, publish, kick, wait. Slot 0 is its own. What a notebook added before and has not waited for may come back
+ * first: it is reaped, and not reported. */
 static uint32_t request(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self;
@@ -176,12 +209,12 @@ static uint32_t request(const context *self, const uint64_t *a, uint64_t *r)
     if (refused)
         return refused;
     ring *q = &v->rings[a[0]];
-    if (a[3] > BUFFER_STRIDE)
+    if (!good_request(a))
         return AGENT_BAD_ARGUMENT;
-    if (!slot_free(q, 0))
+    if (!slot_0_ready(q))
         return AGENT_RING_FULL;
     completion done = {.slot = REQUEST_SLOTS};
-    uint64_t start = rdtsc(), interrupts = device_interrupts, until = deadline(a[4]), reaped;
+    uint64_t start = rdtsc(), interrupts = device_interrupts, until = deadline_after(a[4]), reaped;
     ring_describe(q, 0, (uint32_t)a[1], (uint32_t)a[3]);
     ring_add(q, 0, a[2]);
     if (ring_publish(q))
@@ -204,7 +237,7 @@ static uint32_t port_in(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self;
     uint16_t port = (uint16_t)a[0];
-    if (!good_width(a[1]))
+    if (!good_port(a[0], a[1]))
         return AGENT_BAD_ARGUMENT;
     r[0] = a[1] == 1 ? in8(port) : a[1] == 2 ? in16(port) : in32(port);
     return AGENT_OK;
@@ -213,7 +246,7 @@ static uint32_t port_in(const context *self, const uint64_t *a, uint64_t *r)
 static uint32_t port_out(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self, (void)r;
-    if (!good_width(a[1]))
+    if (!good_port(a[0], a[1]))
         return AGENT_BAD_ARGUMENT;
     kick_loop((uint16_t)a[0], (uint32_t)a[1], (uint32_t)a[2], 1);
     return AGENT_OK;
@@ -222,7 +255,7 @@ static uint32_t port_out(const context *self, const uint64_t *a, uint64_t *r)
 static uint32_t config_read(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self;
-    if (!good_width(a[1]) || a[0] >= PCI_CONFIG_BYTES)
+    if (!good_offset(a[0], a[1]))
         return AGENT_BAD_ARGUMENT;
     if (!v->function && !(v->function = pci_find_virtio()))
         return AGENT_NO_DEVICE;
@@ -233,7 +266,7 @@ static uint32_t config_read(const context *self, const uint64_t *a, uint64_t *r)
 static uint32_t config_write(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self, (void)r;
-    if (!good_width(a[1]) || a[0] >= PCI_CONFIG_BYTES)
+    if (!good_offset(a[0], a[1]))
         return AGENT_BAD_ARGUMENT;
     if (!v->function && !(v->function = pci_find_virtio()))
         return AGENT_NO_DEVICE;
@@ -244,7 +277,7 @@ static uint32_t config_write(const context *self, const uint64_t *a, uint64_t *r
 static uint32_t load(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self;
-    if (!good_width(a[1]) && a[1] != 8)
+    if (!good_address(a[0], a[1]))
         return AGENT_BAD_ARGUMENT;
     r[0] = a[1] == 1 ? load8(a[0]) : a[1] == 2 ? load16(a[0]) : a[1] == 4 ? load32(a[0]) : load64(a[0]);
     return AGENT_OK;
@@ -253,16 +286,16 @@ static uint32_t load(const context *self, const uint64_t *a, uint64_t *r)
 static uint32_t store(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self, (void)r;
+    if (!good_address(a[0], a[1]))
+        return AGENT_BAD_ARGUMENT;
     if (a[1] == 1)
         store8(a[0], (uint8_t)a[2]);
     else if (a[1] == 2)
         store16(a[0], (uint16_t)a[2]);
     else if (a[1] == 4)
         store32(a[0], (uint32_t)a[2]);
-    else if (a[1] == 8)
-        store64(a[0], a[2]);
     else
-        return AGENT_BAD_ARGUMENT;
+        store64(a[0], a[2]);
     return AGENT_OK;
 }
 
@@ -272,7 +305,7 @@ static uint32_t loop(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)r;
     uint64_t *samples = (uint64_t *)((uint8_t *)self->box + MB_SAMPLES);
-    if (!good_width(a[1]) || a[3] > MB_SAMPLES_MAX)
+    if (!good_port(a[0], a[1]) || a[3] > MB_SAMPLES_MAX || a[4] > UINT32_MAX)
         return AGENT_BAD_ARGUMENT;
     for (uint64_t batch = 0; batch < a[3]; batch++)
         samples[batch] = kick_loop((uint16_t)a[0], (uint32_t)a[1], (uint32_t)a[2], a[4]);
@@ -281,6 +314,8 @@ static uint32_t loop(const context *self, const uint64_t *a, uint64_t *r)
 
 static uint32_t storm(const context *self, const uint64_t *a, uint64_t *r)
 {
+    if (a[0] >= QUEUE_MAX || a[2] > REQUEST_SLOTS || a[3] > UINT32_MAX || a[4] > BUFFER_STRIDE || a[5] > VCPUS_MAX)
+        return AGENT_BAD_ARGUMENT; /* before they are cut to 32 bits */
     load_plan plan = {
         .queue = (uint32_t)a[0],
         .requests = a[1],
@@ -288,7 +323,7 @@ static uint32_t storm(const context *self, const uint64_t *a, uint64_t *r)
         .type = (uint32_t)a[3],
         .bytes = (uint32_t)a[4],
         .vcpus = (uint32_t)a[5],
-        .timeout_ticks = a[6] ? a[6] : DEFAULT_TICKS,
+        .timeout_ticks = a[6],
         .sectors = a[7],
     };
     load_result result = {0};

@@ -8,7 +8,7 @@
 
 #define INFO_FLAGS 0
 #define INFO_CMDLINE 16 /* offsets in the multiboot information */
-#define TIMEOUT_TICKS UINT64_C(0x2000000000)
+#define TIMEOUT_TICKS UINT64_C(0x2000000000) /* about a minute */
 
 /* Does `text` begin with `word`? Then what follows it. */
 static const char *after(const char *text, const char *word)

@@ -144,6 +144,7 @@
 #define MSIX_CONTROL 2              /* offsets in the capability */
 #define MSIX_TABLE 4
 #define MSIX_PBA 8
+#define MSIX_CONTROL_SIZE 0x7ff     /* vectors - 1 */
 #define MSIX_CONTROL_ENABLE 0x8000
 #define MSIX_CONTROL_MASK_ALL 0x4000
 #define MSIX_BAR 1

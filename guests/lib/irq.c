@@ -26,6 +26,7 @@ void on_device_interrupt(void);
 void on_timer_interrupt(void);
 
 static gate idt[SPURIOUS_VECTOR + 1];
+static bool ready[VCPUS_MAX];
 
 static void set_gate(unsigned vector, void (*entry)(void))
 {
@@ -39,8 +40,8 @@ static void set_gate(unsigned vector, void (*entry)(void))
     };
 }
 
-/* Gates for two vectors only: any exception is a triple fault, and the host says where. */
-void irq_setup(void)
+/* Gates for three vectors only: any exception is a triple fault, and the host says where. */
+static void set_up(void)
 {
     struct __attribute__((packed)) {
         uint16_t limit;
@@ -54,6 +55,15 @@ void irq_setup(void)
     store32(GPA_LAPIC + LAPIC_TIMER_DIVIDE, DIVIDE_BY_16);
     store32(GPA_LAPIC + LAPIC_TIMER, LAPIC_TIMER_PERIODIC | TIMER_VECTOR);
     store32(GPA_LAPIC + LAPIC_TIMER_COUNT, TIMER_PERIOD);
+}
+
+void irq_here(void)
+{
+    uint32_t vcpu = this_vcpu();
+    if (ready[vcpu])
+        return;
+    ready[vcpu] = true;
+    set_up();
 }
 
 /* One vCPU: to it. Several: to all, so that whoever halts wakes up. */

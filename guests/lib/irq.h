@@ -8,7 +8,7 @@
 
 extern volatile uint64_t device_interrupts; /* counted on every vCPU that got one */
 
-void irq_setup(void);        /* on this vCPU; once is enough, again does no harm */
+void irq_here(void);                  /* makes this vCPU take interrupts, the first time it is called there */
 uint64_t irq_message(uint32_t vcpus); /* MSI address that reaches them */
 
 #endif

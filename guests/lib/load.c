@@ -8,24 +8,56 @@
 
 static struct {
     spinlock lock;
-    volatile uint32_t arrived, left;
-    uint64_t issued;
+    uint32_t arrived;        /* at the meeting of this round */
+    volatile uint32_t round; /* meetings that came about */
+    uint64_t slots;          /* a bit for each slot the load may use */
+    uint64_t sector;         /* of the next request */
+    uint64_t issued, errors, kicks;
     volatile uint64_t completed;
-    uint64_t errors, finished; /* TSC when the last one completed */
+    uint64_t finished;        /* TSC when the last one completed */
     volatile uint32_t failed; /* AGENT_*: somebody gave up, so do all */
 } shared;
 
-static void meet(volatile uint32_t *counter, uint32_t vcpus)
+/* Too late: step back, unless the last one has come meanwhile. */
+static bool leave(uint32_t round)
 {
-    __atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST);
-    while (*counter < vcpus)
-        relax();
+    spin_lock(&shared.lock);
+    bool met = shared.round != round;
+    if (!met)
+        shared.arrived--;
+    spin_unlock(&shared.lock);
+    return met;
 }
 
-static uint64_t sector_of(const load_plan *plan, uint64_t request)
+/* Waits until all vCPUs are here. False: the deadline has passed. */
+static bool meet(uint32_t vcpus, uint64_t deadline)
 {
-    uint64_t step = plan->bytes / SECTOR_BYTES, places = step ? plan->sectors / step : 0;
-    return places ? request % places * step : 0;
+    spin_lock(&shared.lock);
+    uint32_t round = shared.round;
+    if (++shared.arrived == vcpus) {
+        shared.arrived = 0;
+        shared.round++;
+    }
+    spin_unlock(&shared.lock);
+    while (shared.round == round) {
+        if (rdtsc() > deadline)
+            return leave(round);
+        relax();
+    }
+    return true;
+}
+
+static uint64_t sectors_each(const load_plan *plan)
+{
+    return (plan->bytes + SECTOR_BYTES - 1) / SECTOR_BYTES;
+}
+
+/* One after the other, and from the start again where the next would go past the end. */
+static uint64_t next_sector(const load_plan *plan)
+{
+    uint64_t sector = shared.sector, step = sectors_each(plan);
+    shared.sector = sector + 2 * step <= plan->sectors ? sector + step : 0;
+    return sector;
 }
 
 static void reap_all(ring *r)
@@ -44,9 +76,11 @@ static void reap_all(ring *r)
 static bool add_all(ring *r, const load_plan *plan)
 {
     uint16_t before = r->added;
-    for (uint32_t slot = 0; slot < plan->depth && shared.issued < plan->requests; slot++)
-        if (slot_free(r, slot))
-            ring_add(r, slot, sector_of(plan, shared.issued++));
+    uint64_t idle;
+    while (shared.issued < plan->requests && (idle = shared.slots & ~r->in_flight)) {
+        ring_add(r, lowest_bit(idle), next_sector(plan));
+        shared.issued++;
+    }
     return r->added != before;
 }
 
@@ -56,6 +90,7 @@ static void kick(virtio_device *v, ring *r, load_result *result)
     virtio_kick(v, r->index);
     result->kick_ticks += rdtsc() - start;
     result->kicks++;
+    shared.kicks++;
 }
 
 static void take_lock(const load_plan *plan, load_result *result)
@@ -104,19 +139,20 @@ static uint32_t check(const virtio_device *v, const load_plan *plan)
     if (plan->queue >= v->queues)
         return AGENT_NO_QUEUE;
     const ring *r = &v->rings[plan->queue];
-    if (!plan->depth || plan->depth > r->slots || plan->bytes > BUFFER_STRIDE || !plan->vcpus ||
-        plan->vcpus > VCPUS_MAX)
+    if (!plan->depth || plan->depth >= r->slots || !plan->vcpus || plan->vcpus > VCPUS_MAX)
         return AGENT_BAD_ARGUMENT;
-    return r->in_flight ? AGENT_RING_FULL : AGENT_OK;
+    if (plan->bytes > BUFFER_STRIDE || (plan->sectors && plan->sectors < sectors_each(plan)))
+        return AGENT_BAD_ARGUMENT;
+    return virtio_busy_slots(v) ? AGENT_RING_FULL : AGENT_OK;
 }
 
 static void prepare(ring *r, const load_plan *plan)
 {
-    for (uint32_t slot = 0; slot < plan->depth; slot++)
+    for (uint32_t slot = 1; slot <= plan->depth; slot++) /* slot 0 belongs to whole requests */
         ring_describe(r, slot, plan->type, plan->bytes);
-    shared.issued = shared.completed = shared.errors = shared.finished = 0;
+    shared.slots = ((UINT64_C(1) << plan->depth) - 1) << 1;
+    shared.sector = shared.issued = shared.completed = shared.errors = shared.kicks = shared.finished = 0;
     shared.failed = AGENT_OK;
-    shared.left = 0;
 }
 
 uint32_t load_run(virtio_device *v, const load_plan *plan, uint32_t vcpu, load_result *result)
@@ -128,19 +164,20 @@ uint32_t load_run(virtio_device *v, const load_plan *plan, uint32_t vcpu, load_r
     *result = (load_result){0};
     if (!vcpu)
         prepare(r, plan);
-    else if (v->irq == IRQ_MSIX)
-        irq_setup();
-    meet(&shared.arrived, plan->vcpus);
+    if (v->irq == IRQ_MSIX)
+        irq_here();
+    if (!meet(plan->vcpus, deadline_after(plan->timeout_ticks)))
+        return AGENT_TIMEOUT;
 
-    uint64_t interrupts = device_interrupts, start = rdtsc(), deadline = start + plan->timeout_ticks;
+    uint64_t interrupts = device_interrupts, start = rdtsc(), deadline = deadline_after(plan->timeout_ticks);
     for (turn(v, r, plan, result); !over(plan); turn(v, r, plan, result))
         wait_for_turn(v, r, plan, deadline);
     result->ticks = shared.finished - start;
     result->interrupts = device_interrupts - interrupts;
 
-    meet(&shared.left, plan->vcpus);
+    meet(plan->vcpus, deadline_after(0)); /* the totals are whole when all are out */
     if (!vcpu)
-        shared.arrived = 0;
+        result->kicks = shared.kicks;
     result->completed = shared.completed;
     result->errors = shared.errors;
     return shared.failed;

@@ -13,7 +13,8 @@ typedef struct {
     uint64_t ticks, completed, errors, kicks, interrupts, kick_ticks, lock_ticks;
 } load_result;
 
-/* Every vCPU that takes part calls it with the same plan; vCPU 0's result has the totals. AGENT_*. */
+/* Every vCPU that takes part calls it with the same plan. AGENT_*. Requests and errors are those of all, and so are
+ * kicks and interrupts in vCPU 0's result; the ticks in kicks and at the lock are each vCPU's own. */
 uint32_t load_run(virtio_device *v, const load_plan *plan, uint32_t vcpu, load_result *result);
 
 uint64_t kick_loop(uint16_t port, uint32_t width, uint32_t value, uint64_t kicks); /* TSC ticks of all */

@@ -15,7 +15,7 @@ static uint64_t slot_request(uint32_t slot)
 }
 
 /* The legacy layout: desc, avail, then used on the next page. Only what is read before it is written must be zero. */
-void ring_setup(ring *r, uint16_t index, uint16_t num)
+void ring_setup(ring *r, uint16_t index, uint16_t num, bool event_idx)
 {
     uint64_t base = GPA_RINGS + (uint64_t)index * RING_STRIDE;
     uint64_t avail = base + (uint64_t)DESC_BYTES * num, avail_end = avail + 4 + 2u * num + 2;
@@ -24,12 +24,20 @@ void ring_setup(ring *r, uint16_t index, uint16_t num)
         .index = index,
         .num = num,
         .slots = slots < REQUEST_SLOTS ? slots : REQUEST_SLOTS,
+        .event_idx = event_idx,
         .desc = (descriptor *)base,
         .avail = (avail_ring *)avail,
         .used = (used_ring *)((avail_end + RING_ALIGN - 1) & ~(uint64_t)(RING_ALIGN - 1)),
     };
-    r->avail->flags = r->avail->idx = 0;
-    r->used->flags = r->used->idx = 0;
+    r->used_event = &r->avail->ring[num];
+    r->avail_event = (volatile uint16_t *)&r->used->ring[num];
+    r->avail->flags = r->avail->idx = *r->used_event = 0;
+    r->used->flags = r->used->idx = *r->avail_event = 0;
+}
+
+void ring_quiet(ring *r)
+{
+    r->avail->flags = AVAIL_NO_INTERRUPT;
 }
 
 static bool device_writes(uint32_t type)
@@ -42,6 +50,8 @@ void ring_describe(ring *r, uint32_t slot, uint32_t type, uint32_t bytes)
 {
     uint16_t head = (uint16_t)(slot * PER_SLOT), status = head + 2;
     uint64_t request = slot_request(slot);
+    if (type == BLK_T_FLUSH)
+        bytes = 0; /* it carries no data */
     ((request_header *)request)->type = type;
     ((request_header *)request)->ioprio = 0;
     r->desc[head] = (descriptor){request, BLK_HEADER_BYTES, DESC_NEXT, bytes ? head + 1 : status};
@@ -63,9 +73,12 @@ void ring_add(ring *r, uint32_t slot, uint64_t sector)
 /* Moves avail.idx past everything added. True if the device wants a kick. */
 bool ring_publish(ring *r)
 {
+    uint16_t before = r->avail->idx;
     write_barrier(); /* descriptors and entries before the index that covers them */
     r->avail->idx = r->added;
-    full_barrier(); /* the index before the look at used.flags, or a kick is lost */
+    full_barrier(); /* the index before the look at what the device wants, or a kick is lost */
+    if (r->event_idx)
+        return (uint16_t)(r->added - *r->avail_event - 1) < (uint16_t)(r->added - before);
     return !(r->used->flags & USED_NO_NOTIFY);
 }
 
@@ -77,10 +90,14 @@ enum reaped ring_reap(ring *r, completion *done)
     read_barrier(); /* the index before the entry it covers */
     const used_element *element = &r->used->ring[r->last_used % r->num];
     uint32_t head = element->id, slot = head / PER_SLOT;
-    if (head % PER_SLOT || slot >= r->slots || slot_free(r, slot))
+    if (head % PER_SLOT || slot >= r->slots || !(r->in_flight >> slot & 1))
         return REAPED_BAD;
     *done = (completion){head, element->bytes, slot, load8(slot_request(slot) + REQUEST_STATUS)};
     r->in_flight &= ~(UINT64_C(1) << slot);
     r->last_used++;
+    if (r->event_idx) {
+        *r->used_event = r->last_used;
+        full_barrier(); /* what we wait for before the next look at used.idx, or an interrupt is lost */
+    }
     return REAPED_ONE;
 }

@@ -36,10 +36,13 @@ typedef struct {
     uint16_t index, num, slots; /* num 0: no such queue */
     uint16_t added;             /* avail entries filled; idx follows at publish */
     uint16_t last_used;         /* used entries reaped */
+    bool event_idx;             /* EVENT_IDX accepted: the two words below count, the two flags do not */
     uint64_t in_flight;         /* a bit for each slot: added, not reaped */
     descriptor *desc;
     avail_ring *avail;
     used_ring *used;
+    volatile uint16_t *used_event;  /* written by the driver, after avail.ring: interrupt when used.idx passes it */
+    volatile uint16_t *avail_event; /* written by the device, after used.ring: kick when avail.idx passes it */
 } ring;
 
 typedef struct {
@@ -49,7 +52,8 @@ typedef struct {
 
 enum reaped { REAPED_NONE, REAPED_ONE, REAPED_BAD };
 
-void ring_setup(ring *r, uint16_t index, uint16_t num);
+void ring_setup(ring *r, uint16_t index, uint16_t num, bool event_idx);
+void ring_quiet(ring *r); /* no interrupts, please: whoever drives it polls */
 void ring_describe(ring *r, uint32_t slot, uint32_t type, uint32_t bytes);
 void ring_add(ring *r, uint32_t slot, uint64_t sector);
 bool ring_publish(ring *r);
@@ -58,10 +62,6 @@ enum reaped ring_reap(ring *r, completion *done);
 static inline bool ring_has_used(const ring *r)
 {
     return r->used->idx != r->last_used;
-}
-static inline bool slot_free(const ring *r, uint32_t slot)
-{
-    return slot < r->slots && !(r->in_flight >> slot & 1);
 }
 static inline uint64_t slot_buffer(uint32_t slot)
 {

@@ -51,7 +51,7 @@ static void set_vector(uint64_t entry, uint64_t address)
     store64(entry + MSIX_ENTRY_DATA, DEVICE_VECTOR); /* and a control word of 0: not masked */
 }
 
-/* Vector 0 for config changes, vector 1 for queues. Off first, or the table is live while it is written. */
+/* Vector 0 for config changes, the others for queues. Off first, or the table is live while it is written. */
 static bool msix_setup(virtio_device *v, uint32_t vcpus)
 {
     uint32_t cap = pci_find_capability(v->function, PCI_CAP_MSIX);
@@ -61,9 +61,10 @@ static bool msix_setup(virtio_device *v, uint32_t vcpus)
     uint64_t table = pci_read(v->function, PCI_BAR0 + 4 * MSIX_BAR, 4) & ~15u;
     if (control & MSIX_CONTROL_ENABLE)
         pci_write(v->function, cap + MSIX_CONTROL, 2, control & ~MSIX_CONTROL_ENABLE);
-    set_vector(table, irq_message(vcpus));
-    set_vector(table + MSIX_ENTRY_BYTES, irq_message(vcpus));
-    pci_write(v->function, cap + MSIX_CONTROL, 2, control | MSIX_CONTROL_ENABLE);
+    v->vectors = (control & MSIX_CONTROL_SIZE) + 1;
+    for (uint32_t vector = 0; vector < v->vectors && vector < MSIX_VECTORS_MAX; vector++)
+        set_vector(table + vector * MSIX_ENTRY_BYTES, irq_message(vcpus));
+    pci_write(v->function, cap + MSIX_CONTROL, 2, (control | MSIX_CONTROL_ENABLE) & ~MSIX_CONTROL_MASK_ALL);
     out16(reg(v, REG_MSI_CONFIG_VECTOR), 0);
     return true;
 }
@@ -76,6 +77,13 @@ static void msix_off(virtio_device *v)
         pci_write(v->function, cap + MSIX_CONTROL, 2, control & ~MSIX_CONTROL_ENABLE);
 }
 
+/* A vector of its own for each queue, as far as they go; the last one serves the rest. */
+static uint16_t vector_of(const virtio_device *v, uint16_t queue)
+{
+    uint16_t last = (v->vectors < MSIX_VECTORS_MAX ? v->vectors : MSIX_VECTORS_MAX) - 1;
+    return queue + 1 < last ? queue + 1 : last;
+}
+
 /* The device says how large a queue is; 0 ends the list. The ring's page frame makes it live. */
 static bool queue_setup(virtio_device *v, uint16_t index)
 {
@@ -83,11 +91,21 @@ static bool queue_setup(virtio_device *v, uint16_t index)
     uint16_t num = in16(reg(v, REG_QUEUE_NUM));
     if (!num || num > QUEUE_SIZE_MAX)
         return false;
-    ring_setup(&v->rings[index], index, num);
+    ring_setup(&v->rings[index], index, num, v->accepted >> FEATURE_EVENT_IDX & 1);
+    if (v->irq == IRQ_POLL)
+        ring_quiet(&v->rings[index]);
     out32(reg(v, REG_QUEUE_PFN), (uint32_t)((uint64_t)v->rings[index].desc >> QUEUE_PFN_SHIFT));
     if (v->irq == IRQ_MSIX)
-        out16(reg(v, REG_MSI_QUEUE_VECTOR), 1);
+        out16(reg(v, REG_MSI_QUEUE_VECTOR), vector_of(v, index));
     return true;
+}
+
+uint64_t virtio_busy_slots(const virtio_device *v)
+{
+    uint64_t busy = 0;
+    for (uint16_t queue = 0; queue < v->queues; queue++)
+        busy |= v->rings[queue].in_flight;
+    return busy;
 }
 
 uint32_t virtio_negotiate(virtio_device *v, uint32_t irq, uint32_t features, uint32_t queue_limit, uint32_t vcpus)
@@ -112,7 +130,7 @@ uint32_t virtio_negotiate(virtio_device *v, uint32_t irq, uint32_t features, uin
     /* 5. Interrupts, before the queues: each queue names its vector. */
     v->irq = irq;
     if (irq == IRQ_MSIX) {
-        irq_setup();
+        irq_here();
         if (!msix_setup(v, vcpus))
             v->irq = IRQ_POLL;
     } else {
@@ -136,6 +154,8 @@ void virtio_relax(const virtio_device *v)
 
 bool virtio_wait(const virtio_device *v, const ring *r, uint64_t deadline)
 {
+    if (v->irq == IRQ_MSIX)
+        irq_here(); /* before the look: a message to a vCPU that takes none is lost */
     while (!ring_has_used(r)) {
         if (rdtsc() > deadline)
             return false;

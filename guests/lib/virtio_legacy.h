@@ -9,6 +9,7 @@ typedef struct {
     uint16_t bar0;
     uint16_t queues;   /* set up; 0: nothing negotiated */
     uint32_t irq;      /* IRQ_* in use */
+    uint16_t vectors;  /* of MSI-X, while it is in use */
     uint32_t offered, accepted;
     ring rings[QUEUE_MAX];
 } virtio_device;
@@ -21,6 +22,7 @@ uint8_t virtio_set_status(virtio_device *v, uint8_t status); /* returns what rea
 uint8_t virtio_status(const virtio_device *v);
 uint64_t virtio_capacity(const virtio_device *v); /* blk: sectors */
 void virtio_kick(const virtio_device *v, uint16_t queue);
+uint64_t virtio_busy_slots(const virtio_device *v); /* a bit for each in flight on any queue: queues share slots */
 void virtio_relax(const virtio_device *v); /* a moment's wait: hlt with interrupts, pause without */
 bool virtio_wait(const virtio_device *v, const ring *r, uint64_t deadline); /* false: the deadline has passed */
 

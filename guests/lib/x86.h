@@ -48,6 +48,15 @@ static inline uint64_t rdtsc(void)
     return (uint64_t)high << 32 | low;
 }
 
+/* The TSC at which a wait gives up; 0 ticks: a few seconds on any machine. */
+#define DEFAULT_TICKS UINT64_C(0x200000000)
+#define TICKS_MAX (UINT64_C(1) << 62) /* a sum with the TSC cannot overflow */
+
+static inline uint64_t deadline_after(uint64_t ticks)
+{
+    return rdtsc() + (!ticks ? DEFAULT_TICKS : ticks < TICKS_MAX ? ticks : TICKS_MAX);
+}
+
 static inline uint8_t load8(uint64_t gpa)
 {
     return *(volatile uint8_t *)gpa;
@@ -81,6 +90,11 @@ static inline void store64(uint64_t gpa, uint64_t value)
     *(volatile uint64_t *)gpa = value;
 }
 
+static inline uint32_t lowest_bit(uint64_t bits)
+{
+    return (uint32_t)__builtin_ctzll(bits);
+} /* not of 0 */
+
 /* x86 keeps stores in order and loads in order: the compiler alone must be told. A load may pass an earlier store to
  * another place, though, and only a full barrier stops that. */
 static inline void write_barrier(void)
@@ -94,6 +108,14 @@ static inline void read_barrier(void)
 static inline void full_barrier(void)
 {
     __asm__ volatile("mfence" ::: "memory");
+}
+
+/* Which vCPU is this? The one whose stack we are on. */
+static inline uint32_t this_vcpu(void)
+{
+    uint64_t stack;
+    __asm__ volatile("movq %%rsp, %0" : "=r"(stack));
+    return (uint32_t)((stack - GPA_STACKS) >> STACK_SHIFT);
 }
 
 static inline void relax(void)
