@@ -118,6 +118,8 @@ static void *iothread(void *argument)
     lk_set_actor(ACTOR_IOTHREAD);
     while (!load_acquire(&loop->stop)) {
         int count = epoll_wait(loop->epoll_fd, ready, 16, -1);
+        if (count < 0 && errno != EINTR)
+            break; /* the epoll itself is gone: better no iothread than one that spins */
         store_relaxed(&loop->wakeups, loop->wakeups + 1);
         for (int i = 0; i < count; i++)
             if (ready[i].data.u64 != WAKE_UP)
