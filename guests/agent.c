@@ -4,47 +4,15 @@
  * checked here all the same, for a slip in a cell should get an answer and not a dead guest. */
 #include "irq.h"
 #include "load.h"
+#include "options.h"
 #include "pci.h"
 #include "report.h"
+#include "script.h"
+#include "steps.h"
 #include "virtio_legacy.h"
 #include "x86.h"
 
-typedef struct {
-    uint64_t args[MB_SLOTS], results[MB_SLOTS], status;
-} mailbox;
-
-typedef struct {
-    uint32_t vcpu, vcpus;
-    mailbox *box;
-} context;
-
-typedef uint32_t step(const context *self, const uint64_t *a, uint64_t *r);
-
 static virtio_device *const v = &the_device;
-
-#define PORTS 0x10000
-#define MAPPED_BYTES (UINT64_C(1) << 32) /* beyond it nothing is mapped */
-
-static bool good_width(uint64_t width)
-{
-    return width == 1 || width == 2 || width == 4;
-}
-
-static bool good_port(uint64_t port, uint64_t width)
-{
-    return good_width(width) && port <= PORTS - width;
-}
-
-/* Config space is read by naturally aligned pieces. */
-static bool good_offset(uint64_t offset, uint64_t width)
-{
-    return good_width(width) && offset < PCI_CONFIG_BYTES && offset % width == 0;
-}
-
-static bool good_address(uint64_t gpa, uint64_t width)
-{
-    return (good_width(width) || width == 8) && gpa <= MAPPED_BYTES - width;
-}
 
 static uint32_t queue_ready(uint64_t queue)
 {
@@ -231,84 +199,15 @@ static uint32_t request(const context *self, const uint64_t *a, uint64_t *r)
     return AGENT_OK;
 }
 
-/* -- raw accesses ----------------------------------------------------------------------------------------------------- */
-
-static uint32_t port_in(const context *self, const uint64_t *a, uint64_t *r)
-{
-    (void)self;
-    uint16_t port = (uint16_t)a[0];
-    if (!good_port(a[0], a[1]))
-        return AGENT_BAD_ARGUMENT;
-    r[0] = a[1] == 1 ? in8(port) : a[1] == 2 ? in16(port) : in32(port);
-    return AGENT_OK;
-}
-
-static uint32_t port_out(const context *self, const uint64_t *a, uint64_t *r)
-{
-    (void)self, (void)r;
-    if (!good_port(a[0], a[1]))
-        return AGENT_BAD_ARGUMENT;
-    kick_loop((uint16_t)a[0], (uint32_t)a[1], (uint32_t)a[2], 1);
-    return AGENT_OK;
-}
-
-static uint32_t config_read(const context *self, const uint64_t *a, uint64_t *r)
-{
-    (void)self;
-    if (!good_offset(a[0], a[1]))
-        return AGENT_BAD_ARGUMENT;
-    if (!v->function && !(v->function = pci_find_virtio()))
-        return AGENT_NO_DEVICE;
-    r[0] = pci_read(v->function, (uint32_t)a[0], (uint32_t)a[1]);
-    return AGENT_OK;
-}
-
-static uint32_t config_write(const context *self, const uint64_t *a, uint64_t *r)
-{
-    (void)self, (void)r;
-    if (!good_offset(a[0], a[1]))
-        return AGENT_BAD_ARGUMENT;
-    if (!v->function && !(v->function = pci_find_virtio()))
-        return AGENT_NO_DEVICE;
-    pci_write(v->function, (uint32_t)a[0], (uint32_t)a[1], (uint32_t)a[2]);
-    return AGENT_OK;
-}
-
-static uint32_t load(const context *self, const uint64_t *a, uint64_t *r)
-{
-    (void)self;
-    if (!good_address(a[0], a[1]))
-        return AGENT_BAD_ARGUMENT;
-    r[0] = a[1] == 1 ? load8(a[0]) : a[1] == 2 ? load16(a[0]) : a[1] == 4 ? load32(a[0]) : load64(a[0]);
-    return AGENT_OK;
-}
-
-static uint32_t store(const context *self, const uint64_t *a, uint64_t *r)
-{
-    (void)self, (void)r;
-    if (!good_address(a[0], a[1]))
-        return AGENT_BAD_ARGUMENT;
-    if (a[1] == 1)
-        store8(a[0], (uint8_t)a[2]);
-    else if (a[1] == 2)
-        store16(a[0], (uint16_t)a[2]);
-    else if (a[1] == 4)
-        store32(a[0], (uint32_t)a[2]);
-    else
-        store64(a[0], a[2]);
-    return AGENT_OK;
-}
-
-/* -- load, and breaking on purpose ------------------------------------------------------------------------------------ */
+/* -- load ------------------------------------------------------------------------------------------------------------- */
 
 static uint32_t loop(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)r;
-    uint64_t *samples = (uint64_t *)((uint8_t *)self->box + MB_SAMPLES);
     if (!good_port(a[0], a[1]) || a[3] > MB_SAMPLES_MAX || a[4] > UINT32_MAX)
         return AGENT_BAD_ARGUMENT;
     for (uint64_t batch = 0; batch < a[3]; batch++)
-        samples[batch] = kick_loop((uint16_t)a[0], (uint32_t)a[1], (uint32_t)a[2], a[4]);
+        self->box->samples[batch] = kick_loop((uint16_t)a[0], (uint32_t)a[1], (uint32_t)a[2], a[4]);
     return AGENT_OK;
 }
 
@@ -338,27 +237,6 @@ static uint32_t storm(const context *self, const uint64_t *a, uint64_t *r)
     return failed;
 }
 
-static uint32_t fault(const context *self, const uint64_t *a, uint64_t *r)
-{
-    (void)self;
-    switch (a[0]) {
-    case FAULT_TRIPLE:
-        __asm__ volatile("push $0; push $0; lidt (%rsp); ud2");
-        return AGENT_OK;
-    case FAULT_SPIN:
-        for (;;)
-            __asm__ volatile("");
-    case FAULT_HALT:
-        for (;;)
-            __asm__ volatile("cli; hlt");
-    case FAULT_NO_MEMORY:
-        r[0] = load32(GPA_MSIX_BAR - PAGE_BYTES);
-        return AGENT_OK;
-    default:
-        return AGENT_BAD_ARGUMENT;
-    }
-}
-
 static step *const steps[CMD_LAST + 1] = {
     [CMD_NEGOTIATE] = negotiate,
     [CMD_SET_STATUS] = set_status,
@@ -381,29 +259,40 @@ static step *const steps[CMD_LAST + 1] = {
     [CMD_FAULT] = fault,
 };
 
-static void do_step(const context *self, uint32_t command)
+static void do_step(const void *whose, uint32_t command)
 {
-    uint64_t args[MB_SLOTS], results[MB_SLOTS] = {0};
-    for (int i = 0; i < MB_SLOTS; i++)
-        args[i] = self->box->args[i];
-    uint32_t status = AGENT_UNKNOWN_COMMAND;
-    if (command <= CMD_LAST && steps[command])
-        status = steps[command](self, args, results);
-    for (int i = 0; i < MB_SLOTS; i++)
-        self->box->results[i] = results[i];
-    self->box->status = status;
+    const context *self = whose;
+    mailbox *box = self->box;
+    bool known = command <= CMD_LAST && steps[command];
+    box->status = known ? steps[command](self, box->args, box->results) : AGENT_UNKNOWN_COMMAND;
+}
+
+/* Parking says that the step is done: its answer must be in memory before, and the next arguments are read after. */
+static uint32_t park(void)
+{
+    write_barrier();
+    uint32_t command = in32(PORT_PARK);
+    read_barrier();
+    return command;
+}
+
+/* No labkit here. A script on the command line will do; without one there is nothing to do. */
+static _Noreturn void go_alone(const context *self, uint32_t info)
+{
+    const char *script = option(command_line(info), "steps");
+    if (script)
+        finish(script_run(script, self->box, do_step, self));
+    say("this guest is driven by labkit, and nobody is there\n");
+    finish(1);
 }
 
 _Noreturn void guest_main(uint32_t vcpu, uint32_t vcpus, uint32_t info)
 {
-    (void)info;
     const context self = {vcpu, vcpus, (mailbox *)(GPA_MAILBOX + (uint64_t)vcpu * MAILBOX_STRIDE)};
     for (;;) {
-        uint32_t command = in32(PORT_PARK);
-        if (command == PARK_NOBODY) {
-            say("this guest is driven by labkit, and nobody is there\n");
-            finish(1);
-        }
+        uint32_t command = park();
+        if (command == PARK_NOBODY)
+            go_alone(&self, info);
         if (command != CMD_NONE)
             do_step(&self, command);
     }

@@ -17,7 +17,8 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 BARE = ["-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-mno-red-zone"]
 PLAIN = ["-mgeneral-regs-only", "-fcf-protection=none", "-fno-tree-loop-distribute-patterns"]  # no SSE, no memset
 FIXED = ["-fno-pic", "-no-pie", "-mcmodel=small"]
-FLAGS = ["-std=gnu11", "-O2", "-g0", *WARNINGS, *BARE, *PLAIN, *FIXED]
+PIECES = ["-ffunction-sections", "-fdata-sections"]  # a guest takes what it uses of lib/
+FLAGS = ["-std=gnu11", "-O2", "-g0", *WARNINGS, *BARE, *PLAIN, *FIXED, *PIECES]
 
 
 class BuildError(Exception):
@@ -62,6 +63,7 @@ def _link(cc: str, name: str, library: list[Path], script: Path, work: Path, out
         "-Wl,--build-id=none",
         "-Wl,-z,noexecstack",
         "-Wl,--no-warn-rwx-segments",
+        "-Wl,--gc-sections",
     ]
     run(cc, *link, "-T", script, program, *library, "-o", wide)
     run("objcopy", "-O", "elf32-i386", wide, image)

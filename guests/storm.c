@@ -3,53 +3,11 @@
  * Command line: requests= depth= bytes= type=read|write irq=msix|poll, and batches= kicks= for a kick loop first.
  * It prints lines of `storm key=value ...` and ends with 0 if all went well. */
 #include "load.h"
+#include "options.h"
 #include "report.h"
 #include "x86.h"
 
-#define INFO_FLAGS 0
-#define INFO_CMDLINE 16 /* offsets in the multiboot information */
 #define TIMEOUT_TICKS UINT64_C(0x2000000000) /* about a minute */
-
-/* Does `text` begin with `word`? Then what follows it. */
-static const char *after(const char *text, const char *word)
-{
-    while (*word)
-        if (*text++ != *word++)
-            return 0;
-    return text;
-}
-
-/* Value of `key=` in the command line; 0: it is not there. Words are parted by blanks. */
-static const char *option(const char *line, const char *key)
-{
-    for (; *line; line++) {
-        const char *value = after(line, key);
-        if (value && *value == '=')
-            return value + 1;
-        while (*line && *line != ' ')
-            line++;
-        if (!*line)
-            break;
-    }
-    return 0;
-}
-
-static uint64_t number(const char *line, const char *key, uint64_t otherwise)
-{
-    const char *at = option(line, key);
-    uint64_t value = 0;
-    if (!at)
-        return otherwise;
-    for (; *at >= '0' && *at <= '9'; at++)
-        value = value * 10 + (uint64_t)(*at - '0');
-    return value;
-}
-
-static bool chosen(const char *line, const char *key, const char *word)
-{
-    const char *value = option(line, key);
-    return value && after(value, word);
-}
 
 static _Noreturn void fail(const char *what, uint32_t status)
 {
@@ -62,8 +20,8 @@ static _Noreturn void fail(const char *what, uint32_t status)
 
 static void kicks(const char *line)
 {
-    uint64_t count = number(line, "kicks", 1000);
-    for (uint64_t batches = number(line, "batches", 0); batches; batches--) {
+    uint64_t count = option_number(line, "kicks", 1000);
+    for (uint64_t batches = option_number(line, "batches", 0); batches; batches--) {
         uint64_t ticks = kick_loop(the_device.bar0 + REG_QUEUE_NOTIFY, QUEUE_NOTIFY_WIDTH, 0, count);
         say("storm");
         say_pair("kicks", count);
@@ -75,10 +33,10 @@ static void kicks(const char *line)
 static void requests(const char *line)
 {
     load_plan plan = {
-        .requests = number(line, "requests", 0),
-        .depth = (uint32_t)number(line, "depth", 1),
-        .type = chosen(line, "type", "write") ? BLK_T_OUT : BLK_T_IN,
-        .bytes = (uint32_t)number(line, "bytes", SECTOR_BYTES),
+        .requests = option_number(line, "requests", 0),
+        .depth = (uint32_t)option_number(line, "depth", 1),
+        .type = option_is(line, "type", "write") ? BLK_T_OUT : BLK_T_IN,
+        .bytes = (uint32_t)option_number(line, "bytes", SECTOR_BYTES),
         .vcpus = 1,
         .timeout_ticks = TIMEOUT_TICKS,
         .sectors = virtio_capacity(&the_device),
@@ -100,13 +58,11 @@ static void requests(const char *line)
 _Noreturn void guest_main(uint32_t vcpu, uint32_t vcpus, uint32_t info)
 {
     uint64_t start = rdtsc();
-    const char *line = info && load32(info + INFO_FLAGS) & MULTIBOOT_INFO_CMDLINE
-                           ? (const char *)(uint64_t)load32(info + INFO_CMDLINE)
-                           : "";
+    const char *line = command_line(info);
     if (vcpu)
         for (;;)
             __asm__ volatile("cli; hlt");
-    uint32_t irq = chosen(line, "irq", "poll") ? IRQ_POLL : IRQ_MSIX;
+    uint32_t irq = option_is(line, "irq", "poll") ? IRQ_POLL : IRQ_MSIX;
     uint32_t failed = virtio_negotiate(&the_device, irq, UINT32_MAX, 0, vcpus);
     if (failed)
         fail("negotiate", failed);
@@ -117,7 +73,7 @@ _Noreturn void guest_main(uint32_t vcpu, uint32_t vcpus, uint32_t info)
     say_pair("irq", the_device.irq);
     say("\n");
     kicks(line);
-    if (number(line, "requests", 0))
+    if (option_number(line, "requests", 0))
         requests(line);
     finish(0);
 }

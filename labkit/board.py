@@ -266,25 +266,26 @@ class Board:
         text = EXIT_REASONS.get(reason, f"exit reason {reason}, detail {vcpu.exit.detail:#x}")
         self.crash = GuestError(f"vCPU {vcpu.index} crashed at rip={rip:#x}: {text}")
         self.feed.emit(Kind.CRASH, -1, reason, rip, vcpu.index)
-        lib.lk_vcpu_retire(vcpu)
-        self.owner.submit(lambda: self.end(State.CRASHED))
+        self._retire(State.CRASHED)
 
     def _guest_exits(self, code: int) -> None:
-        """Port 0xf4. No vCPU enters the guest again."""
+        """Port 0xf4."""
         self.exit_code = code
         self.feed.emit(Kind.EXIT, -1, code)
-        self._retire_vcpus()
-        self.owner.submit(lambda: self.end(State.EXITED))
+        self._retire(State.EXITED)
 
-    def _retire_vcpus(self) -> None:
-        """Asks only: the thread that calls may be one of them."""
+    def _retire(self, state: State) -> None:
+        """No vCPU enters the guest again before a reset. Asks only: the thread that calls is one of them.
+
+        The owner's work is queued first, so that whoever learns of the end can wait for it there.
+        """
+        self.owner.submit(lambda: self.end(state))
         for vcpu in self.cpu.vcpus:
             lib.lk_vcpu_retire(vcpu.native)
 
     def _host_failed(self, error: Exception) -> None:
         self.crash = error if isinstance(error, HostError) else HostError(f"labkit itself: {error!r}", errno.EIO)
-        self._retire_vcpus()
-        self.owner.submit(lambda: self.end(State.CRASHED))
+        self._retire(State.CRASHED)
 
 
 class BigLock:

@@ -215,6 +215,8 @@ class Guest:
             for index in range(1, taking_part):
                 self._post(Command.STORM, arguments, index)
             self._post(Command.STORM, arguments, 0)
+            for index in range(taking_part):  # all of them are back before anyone's failure is told
+                self._wait_parked(Command.STORM.name, index, timeout_s + GRACE_S)
             results = [self._result(Command.STORM, index, timeout_s) for index in range(taking_part)]
             in_kicks, in_lock = (sum(result[i] for result in results) for i in (5, 6))
             return (*results[0][:5], in_kicks, in_lock)
@@ -332,6 +334,7 @@ class Guest:
 
     def _crash(self) -> Exception:
         board = self._board
+        board.owner.call(lambda: None)  # the machine's state tells of it by now
         if board.crash is not None:
             return GuestError(f"{board.crash}; vm.reset() starts it again")
         return GuestError(f"the guest ended with exit code {board.exit_code}; vm.reset() starts it again")

@@ -2,20 +2,36 @@
 #include "report.h"
 #include "x86.h"
 
+void say_character(char character)
+{
+    out8(PORT_CONSOLE, (uint8_t)character);
+}
+
 void say(const char *text)
 {
     while (*text)
-        out8(PORT_CONSOLE, (uint8_t)*text++);
+        say_character(*text++);
 }
 
-void say_number(uint64_t number)
+static void say_in_base(uint64_t number, unsigned base)
 {
     char digits[21], *at = digits + sizeof digits - 1;
     *at = 0;
     do {
-        *--at = (char)('0' + number % 10);
-    } while (number /= 10);
+        *--at = "0123456789abcdef"[number % base];
+    } while (number /= base);
     say(at);
+}
+
+void say_number(uint64_t number)
+{
+    say_in_base(number, 10);
+}
+
+void say_hex(uint64_t number)
+{
+    say("0x");
+    say_in_base(number, 16);
 }
 
 void say_pair(const char *key, uint64_t value)

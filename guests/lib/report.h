@@ -5,7 +5,9 @@
 #include <stdint.h>
 
 void say(const char *text);
+void say_character(char character);
 void say_number(uint64_t number);
+void say_hex(uint64_t number); /* 0x... */
 void say_pair(const char *key, uint64_t value); /* " key=value" */
 _Noreturn void finish(uint32_t value);          /* exit code (value << 1) | 1 */
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-
 from labkit.abi import QUEUE_NOTIFY_WIDTH, Command
 from labkit.bench.bare import boot
-from labkit.bench.row import Effort, Samples, interleaved
+from labkit.bench.row import Effort, Samples, interleaved, settled
 
 
 def trap(effort: Effort) -> Samples:
@@ -25,16 +23,10 @@ def _kicks(batches: int, effort: Effort, *, ioeventfd: bool) -> Samples:
         port, width, queue = bare.notify_port, QUEUE_NOTIFY_WIDTH, 0
 
         def value() -> float:
-            return _settled(guest.kick_loop(batches, kicks, port, width, queue))
+            return settled(guest.kick_loop(batches, kicks, port, width, queue))
 
         def floor() -> float:
             bare.ignore(Command.KICK_LOOP, port, width, queue, batches, kicks, ioeventfd=ioeventfd)
-            return _settled(guest.samples_ns(batches, kicks))
+            return settled(guest.samples_ns(batches, kicks))
 
-        return interleaved(value, floor, effort.repetitions)
-
-
-def _settled(samples_ns: list[float]) -> float:
-    """The median of the second half. A kick costs more or less as it finds the reader asleep or awake, and how often
-    it does settles only after some thousand kicks."""
-    return statistics.median(samples_ns[len(samples_ns) // 2 :])
+        return interleaved(value, floor, effort.kick_repetitions)

@@ -14,7 +14,7 @@ from functools import cache
 
 import labkit
 from labkit import abi
-from labkit.bench.row import REQUESTS_PER_S, Effort, Peer, Spec
+from labkit.bench.row import REQUESTS_PER_S, Effort, Peer, Spec, settled
 from labkit.errors import GuestError, HostError
 from labkit.trace.events import Kind
 from labkit.virtio.backends.image import ram_disk
@@ -23,7 +23,8 @@ PROGRAM = "qemu-system-x86_64"
 STORM = abi.GUEST_IMAGES / "storm.elf"
 ALL_WELL = 1  # what port 0xf4 makes of a guest's 0
 TIMEOUT_S = 60.0
-ROUNDS_MAX = 3  # QEMU's firmware takes seconds where guest code is emulated
+ROUNDS_MAX = 5  # QEMU's firmware takes seconds where guest code is emulated
+BATCHES = 10  # of kicks: few and long ones, for the guest prints each, and that lets the reader fall asleep
 HOW = (
     "peer: storm.elf, by multiboot, on virtio-blk with MSI-X and a RAM disk under both; its kicks are those of an idle "
     "disk. boot: until that guest has reached DRIVER_OK and ended, for QEMU with its process and firmware."
@@ -63,7 +64,7 @@ class Qemu:
     def _measure(self, ioeventfd: bool, depth: int) -> tuple[Figures, Figures]:
         """Medians under labkit and under QEMU, in turns."""
         effort = self._effort
-        load = f"requests={effort.requests} depth={depth} batches={effort.trap_batches} kicks={effort.kicks}"
+        load = f"requests={effort.requests} depth={depth} batches={BATCHES} kicks={effort.kicks * BATCHES}"
         line = f"irq=msix {load if depth else ''}"
         rounds = [
             (_under_labkit(line, ioeventfd), _under_qemu(self._path, line, ioeventfd)) for _ in range(self._rounds)
@@ -136,7 +137,7 @@ def _figures(text: str, tsc_khz: int, spent_ns: int) -> Figures:
     figures = {"boot_ms": spent_ns / 1e6}
     kicks = [int(r["ticks"]) * ns_per_tick / int(r["kicks"]) for r in reports if "ticks" in r and "requests" not in r]
     if kicks:
-        figures["kick_ns"] = statistics.median(kicks)
+        figures["kick_ns"] = settled(kicks)
     for report in reports:
         if "requests" in report:
             figures["requests_per_s"] = int(report["requests"]) / (int(report["ticks"]) * ns_per_tick / 1e9)
