@@ -151,15 +151,19 @@ WHY = {"DRIVER_OK": "because the guest wrote DRIVER_OK", "DRIVER_NOT_OK": "becau
 
 
 def _sentences(story: dict[str, Any]) -> list[str]:
+    """The story in the order in which it happened."""
     disk = story["disk"] or "a RAM disk"
     data = bytes.fromhex(story["data"])
     shown = "all zero" if not any(data) else f"beginning {data[:SHOWN_BYTES].hex(' ')}"
     machine = f"{story['machine']}: {story['vcpus']} vCPU on {story['cpu']}, {story['memory_mib']} MiB, {disk}"
+    started, *stopped = _owner_sentences(story)
     return [
         f"{machine}; booted to DRIVER_OK in {story['boot_ms']:.1f} ms.",
-        *_owner_sentences(story),
+        started,
+        *_synthetic_sentences(story["kicks"]),
         f"The guest read sector {story['sector']}: {len(data)} bytes, {shown}.",
-        *_kick_sentences(story["kicks"]),
+        *stopped,
+        _kick_sentence(story["kicks"]),
         "Closed.",
     ]
 
@@ -174,13 +178,15 @@ def _owner_sentences(story: dict[str, Any]) -> list[str]:
     ]
 
 
-def _kick_sentences(kicks: dict[str, int]) -> list[str]:
-    said = []
-    if kicks["synthetic"]:
-        said.append(f"Queue 0: {kicks['synthetic']} synthetic kick, made by the start itself, not by the guest (R3).")
+def _synthetic_sentences(kicks: dict[str, int]) -> list[str]:
+    if not kicks["synthetic"]:
+        return []
+    return [f"Queue 0: {kicks['synthetic']} synthetic kick, made by the start itself, not by the guest (R3)."]
+
+
+def _kick_sentence(kicks: dict[str, int]) -> str:
     drained = f"{kicks['drained']} of them found when the notifier stopped"
-    paths = f"{kicks['trapped']} by trap, {kicks['signalled']} by eventfd ({drained})"
-    return [*said, f"Queue 0: kicks of the guest: {paths}."]
+    return f"Queue 0: kicks of the guest: {kicks['trapped']} by trap, {kicks['signalled']} by eventfd ({drained})."
 
 
 def _run_kernel(kernel: Path, cmdline: str, plan: dict[str, Any], as_json: bool) -> int:

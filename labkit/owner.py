@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.native import lib
 from labkit.trace.events import Actor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Work = tuple[Callable[[], Any], "Future[Any]"]
 
@@ -24,6 +26,8 @@ class Owner:
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
         """Queue `work`; its result or exception arrives in the future."""
+        from concurrent.futures import Future  # here: it brings logging, which `import labkit` can do without
+
         future: Future[Any] = Future()
         self._work.put((work, future))
         return future
