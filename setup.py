@@ -26,7 +26,7 @@ class BuildCoreAndGuests(build_ext):
 
 
 def build_guest_images(out: Path) -> None:
-    """Put every guest (*.elf), its disassembly (*.asm) and abi.h into `out`; nothing else stays there."""
+    """Put every guest (*.elf, *.bin), its disassembly (*.asm) and abi.h into `out`; nothing else stays there."""
     spec = importlib.util.spec_from_file_location("labkit_guests_build", ROOT / "guests" / "build.py")
     assert spec is not None and spec.loader is not None
     guests = importlib.util.module_from_spec(spec)

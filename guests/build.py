@@ -1,7 +1,8 @@
 """How are the guests built? gcc and binutils; each guest is an ELF that two loaders understand, and its disassembly.
 
 A guest is linked as a 64-bit ELF and stored as a 32-bit one, which is what multiboot loaders take; the code in it is
-64-bit from start64 on. The disassembly beside it is made from the 64-bit ELF.
+64-bit from start64 on. Beside it stand its disassembly, made from the 64-bit ELF, and its bytes as they lie in memory,
+which labkit loads without an ELF reader.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def run(*command: str | Path) -> str:
 
 
 def build(out: Path, cc: str = "gcc") -> list[Path]:
-    """Build every guest into `out`: NAME.elf and NAME.asm. Returns the ELFs. BuildError if a tool fails."""
+    """Build every guest into `out`: NAME.elf, NAME.bin, NAME.asm. Returns the ELFs. BuildError if a tool fails."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
@@ -67,6 +68,7 @@ def _link(cc: str, name: str, library: list[Path], script: Path, work: Path, out
     ]
     run(cc, *link, "-T", script, program, *library, "-o", wide)
     run("objcopy", "-O", "elf32-i386", wide, image)
+    run("objcopy", "-O", "binary", wide, out / f"{name}.bin")
     listing = run("objdump", "-d", "--no-show-raw-insn", wide)
     (out / f"{name}.asm").write_text(listing.replace(str(wide), f"{name}.elf"))
     return image

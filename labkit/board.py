@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from labkit import cpu as cpus
 from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT
@@ -37,8 +36,7 @@ PORTS_SIZE, MMIO_SIZE = 1 << 16, 1 << 52
 EXIT_REASONS = {lib.KVM_EXIT_SHUTDOWN: "triple fault", lib.KVM_EXIT_FAIL_ENTRY: "the CPU refused the guest's state"}
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What to build. `model` is opened by the caller and closed with the board."""
 
     model: Device

@@ -152,8 +152,8 @@ def _built() -> Iterator[Check]:
         core = None
     yield Check("C core", core is not None, (core and core.origin) or "not built", BUILD_AGAIN, needed=True)
     for name in GUESTS:
-        there = (abi.GUEST_IMAGES / f"{name}.elf").is_file()
-        detail = f"{name}.elf" if there else f"{name}.elf is not built"
+        there = (abi.GUEST_IMAGES / f"{name}.bin").is_file()
+        detail = f"{name}.bin" if there else f"{name}.bin is not built"
         yield Check(f"guest {name}", there, detail, BUILD_AGAIN, needed=name == GUESTS[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from labkit import abi
 from labkit.abi import AgentStatus, BlkStatus, BlkType, Command, Fault, Irq, Status
@@ -31,8 +31,7 @@ WHAT_TO_DO = {
 }
 
 
-@dataclass(frozen=True)
-class Added:
+class Added(NamedTuple):
     """A request in the descriptor table, not yet published: head descriptor, slot, address of its data."""
 
     head: int
@@ -40,8 +39,7 @@ class Added:
     buffer_gpa: int
 
 
-@dataclass(frozen=True)
-class Completion:
+class Completion(NamedTuple):
     """What wait() reaped: how many, and of the last one head, used.len, status byte, slot."""
 
     reaped: int
@@ -52,8 +50,7 @@ class Completion:
     slot: int
 
 
-@dataclass(frozen=True)
-class Negotiated:
+class Negotiated(NamedTuple):
     """What the driver and the device agreed on."""
 
     offered: int
@@ -63,8 +60,7 @@ class Negotiated:
     status: Status
 
 
-@dataclass(frozen=True)
-class Storm:
+class Storm(NamedTuple):
     """A load and its times, as the guest measured them.
 
     `seconds` is wall time; `kick_share` and `lock_share` are the parts of the vCPUs' time spent inside kicks and

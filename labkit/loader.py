@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import stat
 import struct
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from labkit import abi
 from labkit.abi import NUMBERS
 from labkit.errors import UsageError
 
 HEADER = struct.Struct("<III")  # multiboot: magic, flags, checksum
-LAB_HEADER = struct.Struct("<IIQ")  # magic, ABI version, 64-bit entry
+LAB_HEADER = struct.Struct("<IIQQ")  # magic, ABI version, 64-bit entry, end
 KNOWN_FLAGS = NUMBERS["MULTIBOOT_FLAG_PAGE_ALIGN"] | NUMBERS["MULTIBOOT_FLAG_MEMORY"]
 MUST_UNDERSTAND = 0xFFFF
 EM_X86 = ("EM_386", "EM_X86_64")
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """Bytes at a guest-physical address; `size` beyond them is zero."""
 
     gpa: int
@@ -28,8 +27,7 @@ class Segment:
     size: int
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """A guest ready to be put in memory. `lab`: entered in 64-bit mode, else by multiboot in 32-bit mode."""
 
     name: str
@@ -47,19 +45,32 @@ def load_kernel(path: Path) -> Image:
 
 def lab_guest(name: str) -> Image:
     """One of the guests built with the package, read once a process. UsageError: missing, or of another version."""
-    return _lab_image(abi.GUEST_IMAGES / f"{name}.elf")
+    return _lab_image(abi.GUEST_IMAGES / f"{name}.bin")
 
 
 @cache
 def _lab_image(path: Path) -> Image:
-    _, segments, _ = _load(path)
-    return _image(path, segments, _lab_entry(path, segments), lab=True)
+    """The file is the guest's memory from GPA_IMAGE on; its header says the rest."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; build the guests: make install") from error
+    offset = NUMBERS["LAB_HEADER"]
+    magic, version, entry, end = LAB_HEADER.unpack_from(data.ljust(offset + LAB_HEADER.size, b"\0"), offset)
+    if magic != NUMBERS["LAB_MAGIC"]:
+        raise UsageError(f"{path}: no header of a lab guest")
+    if version != abi.ABI_VERSION:
+        raise UsageError(f"{path}: built for ABI {version}, this labkit speaks {abi.ABI_VERSION}: build it again")
+    size = end - abi.GPA_IMAGE
+    if not len(data) <= size <= NUMBERS["IMAGE_MAX_BYTES"]:
+        raise UsageError(f"{path}: its header says {size} bytes, the file has {len(data)}")
+    return _image(path, (Segment(abi.GPA_IMAGE, data, size),), entry, lab=True)
 
 
 def _image(path: Path, segments: tuple[Segment, ...], entry: int, *, lab: bool) -> Image:
     if not any(segment.gpa <= entry < segment.gpa + segment.size for segment in segments):
         raise UsageError(f"{path}: entry {entry:#x} is in no segment")
-    return Image(path.name, segments, entry, lab)
+    return Image(path.stem if lab else path.name, segments, entry, lab)
 
 
 Loaded = tuple[int, tuple[Segment, ...], bytes]  # ELF entry (physical), segments, the file
@@ -115,17 +126,6 @@ def _check_segments(path: Path, segments: tuple[Segment, ...]) -> None:
     for segment in segments:
         if segment.gpa < info_end or segment.gpa + segment.size > limit:
             raise UsageError(f"{path}: a segment at {segment.gpa:#x}, {segment.size} bytes, does not fit in memory")
-
-
-def _lab_entry(path: Path, segments: tuple[Segment, ...]) -> int:
-    offset = NUMBERS["LAB_HEADER"]
-    start = next((s.data for s in segments if s.gpa == abi.GPA_IMAGE and len(s.data) >= offset + LAB_HEADER.size), b"")
-    magic, version, entry = LAB_HEADER.unpack_from(start.ljust(offset + LAB_HEADER.size, b"\0"), offset)
-    if magic != NUMBERS["LAB_MAGIC"]:
-        raise UsageError(f"{path}: no header of a lab guest")
-    if version != abi.ABI_VERSION:
-        raise UsageError(f"{path}: built for ABI {version}, this labkit speaks {abi.ABI_VERSION}: build it again")
-    return int(entry)
 
 
 def _check_multiboot(path: Path, text: bytes) -> None:

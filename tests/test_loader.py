@@ -286,56 +286,58 @@ def test_a_file_that_is_missing_or_no_file_is_refused(tmp_path: Path) -> None:
 # -- the lab's own guests ----------------------------------------------------------------------------------------------
 
 
-def lab_elf(good: bytes, *, magic: int = LAB_MAGIC, version: int = abi.ABI_VERSION, entry: int) -> bytes:
-    """A kernel at GPA_IMAGE whose first page holds the header of a lab guest."""
-    size = field(good, "p_filesz")
-    page = bytearray(max(size, 0x100))
-    struct.pack_into("<IIQ", page, NUMBERS["LAB_HEADER"], magic, version, entry)
-    elf = patched(good, p_paddr=abi.GPA_IMAGE, p_offset=len(good), p_filesz=len(page), p_memsz=len(page))
-    return elf + bytes(page)
+def lab_bytes(
+    *, magic: int = LAB_MAGIC, version: int = abi.ABI_VERSION, entry: int = abi.GPA_IMAGE + 0x50, size: int = 0x2000
+) -> bytes:
+    """A page that holds the header of a lab guest of `size` bytes."""
+    page = bytearray(0x1000)
+    struct.pack_into("<IIQQ", page, NUMBERS["LAB_HEADER"], magic, version, entry, abi.GPA_IMAGE + size)
+    return bytes(page)
 
 
 @pytest.fixture
 def as_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where "agent" is looked for in this test."""
     monkeypatch.setattr(abi, "GUEST_IMAGES", tmp_path)
-    return tmp_path / "agent.elf"
+    return tmp_path / "agent.bin"
 
 
-def test_a_lab_guest_is_entered_where_its_header_says(good: bytes, as_agent: Path) -> None:
-    """The 64-bit entry stands in the header, not in the ELF."""
-    as_agent.write_bytes(lab_elf(good, entry=abi.GPA_IMAGE + 0x50))
+def test_a_lab_guest_is_entered_where_its_header_says(as_agent: Path) -> None:
+    """The 64-bit entry and the end stand in the header; the file is memory from GPA_IMAGE on."""
+    as_agent.write_bytes(lab_bytes())
     image = lab_guest("agent")
-    assert (image.lab, image.entry, image.segments[0].gpa) == (True, abi.GPA_IMAGE + 0x50, abi.GPA_IMAGE)
+    (segment,) = image.segments
+    assert (image.lab, image.entry) == (True, abi.GPA_IMAGE + 0x50)
+    assert (segment.gpa, len(segment.data), segment.size) == (abi.GPA_IMAGE, 0x1000, 0x2000)
 
 
-def test_a_lab_guest_of_another_version_is_refused(good: bytes, as_agent: Path) -> None:
-    """A guest built before the numbers changed is not started with other numbers; the message says what to do."""
-    as_agent.write_bytes(lab_elf(good, version=abi.ABI_VERSION + 1, entry=abi.GPA_IMAGE))
-    with pytest.raises(UsageError, match=r"built for ABI .* build it again"):
-        lab_guest("agent")
-
-
-def test_what_is_no_lab_guest_is_refused(good: bytes, as_agent: Path) -> None:
-    """Another magic, a header that does not fit, a segment elsewhere."""
-    for elf in (lab_elf(good, magic=0, entry=abi.GPA_IMAGE), patched(good, p_paddr=abi.GPA_IMAGE), good):
-        as_agent.write_bytes(elf)
-        with pytest.raises(UsageError, match="no header of a lab guest"):
-            lab_guest("agent")
-
-
-@pytest.mark.parametrize("entry", [0, abi.GPA_IMAGE - 1, abi.GPA_IMAGE + 0x100000, (1 << 64) - 1])
-def test_a_lab_guest_with_its_entry_elsewhere_is_refused(good: bytes, as_agent: Path, entry: int) -> None:
-    """The 64-bit entry is checked as a kernel's is."""
-    as_agent.write_bytes(lab_elf(good, entry=entry))
-    with pytest.raises(UsageError, match="is in no segment"):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (lab_bytes(version=abi.ABI_VERSION + 1), r"built for ABI .* build it again"),
+        (lab_bytes(magic=0), "no header of a lab guest"),
+        (b"short", "no header of a lab guest"),
+        (b"", "no header of a lab guest"),
+        (lab_bytes(entry=0), "is in no segment"),
+        (lab_bytes(entry=abi.GPA_IMAGE - 1), "is in no segment"),
+        (lab_bytes(entry=abi.GPA_IMAGE + 0x2000), "is in no segment"),
+        (lab_bytes(entry=(1 << 64) - 1), "is in no segment"),
+        (lab_bytes(size=0xFFF), "its header says"),
+        (lab_bytes(size=NUMBERS["IMAGE_MAX_BYTES"] + 1), "its header says"),
+        (lab_bytes(size=-1), "its header says"),
+    ],
+)
+def test_a_lab_guest_that_is_none_is_refused(as_agent: Path, content: bytes, told: str) -> None:
+    """Another version, no header, an entry or an end elsewhere: a UsageError that says which."""
+    as_agent.write_bytes(content)
+    with pytest.raises(UsageError, match=told):
         lab_guest("agent")
 
 
 def test_a_missing_lab_guest_is_told(as_agent: Path) -> None:
     """An installation without its guests says which file is missing."""
     assert not as_agent.exists()
-    with pytest.raises(UsageError, match=r"agent\.elf"):
+    with pytest.raises(UsageError, match=r"agent\.bin"):
         lab_guest("agent")
 
 

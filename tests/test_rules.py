@@ -52,7 +52,7 @@ class ThreeQueues(Null):
 
 
 @pytest.fixture
-def three_queues(boot: Boot) -> Iterator[Machine]:
+def three_queues(leaves_nothing: None) -> Iterator[Machine]:  # noqa: ARG001 - ordered around this one
     """A machine with a device of three queues, running, the driver not up."""
     plan = Plan(
         model=ThreeQueues(),

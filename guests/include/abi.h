@@ -35,10 +35,11 @@
 #define GPA_MSIX_BAR 0xfebf0000     /* where the firmware puts BAR1 */
 #define GPA_LAPIC 0xfee00000
 
-/* -- header of a lab guest, at GPA_IMAGE + LAB_HEADER: u32 magic, u32 ABI_VERSION, u64 64-bit entry ---------------- */
+/* -- header of a lab guest, at GPA_IMAGE + LAB_HEADER: u32 magic, u32 ABI_VERSION, u64 64-bit entry, u64 end --------- */
 #define LAB_HEADER 0x40
 #define LAB_HEADER_VERSION 4
 #define LAB_HEADER_ENTRY 8
+#define LAB_HEADER_END 16           /* where its memory ends; what the file does not fill is zero */
 #define LAB_MAGIC 0x4b42414c        /* "LABK" */
 
 /* -- multiboot 1 ---------------------------------------------------------------------------------------------------- */

@@ -22,6 +22,7 @@ multiboot_header:
     .long LAB_MAGIC
     .long ABI_VERSION
     .quad start64
+    .quad image_end
 
 /* Multiboot: 32-bit protected mode, paging off, EBX = info. Build an identity map of 4 GiB and enter long mode. */
     .code32

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 from labkit import abi
 
@@ -26,8 +26,7 @@ CODE_SELECTOR = 0x08
 DATA_SELECTOR = 0x10
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Registers at the first instruction. `long_mode`: 64-bit with paging on, else 32-bit protected, paging off.
 
     `waits_for_sipi`: an application processor that a PC guest has to start itself.
@@ -35,7 +34,7 @@ class Entry:
 
     rip: int
     long_mode: bool
-    registers: dict[str, int] = field(default_factory=dict)
+    registers: dict[str, int]
     waits_for_sipi: bool = False
 
     @property

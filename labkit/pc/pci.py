@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from labkit.abi import NUMBERS, PORT_PCI_ADDRESS, PORT_PCI_DATA, PciCommand
@@ -19,15 +18,12 @@ _DECODES_IO, _DECODES_MEMORY = int(PciCommand.IO), int(PciCommand.MEMORY)
 MECHANISM_PORTS = range(PORT_PCI_ADDRESS, PORT_PCI_DATA + 4)
 
 
-@dataclass
 class Bar:
     """One base address register: `size` is a power of two, `handler` answers while it is decoded."""
 
-    index: int
-    size: int
-    io: bool
-    handler: Handler
-    mapped: range | None = None
+    def __init__(self, index: int, size: int, *, io: bool, handler: Handler) -> None:
+        self.index, self.size, self.io, self.handler = index, size, io, handler
+        self.mapped: range | None = None
 
     @property
     def register(self) -> int:

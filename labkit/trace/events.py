@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
@@ -204,7 +203,6 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Event:
     """One record of the feed.
 
@@ -212,12 +210,19 @@ class Event:
     thread that did it; `queue` is None where no queue is concerned; `values` holds the fields of FIELDS[kind].
     """
 
-    seq: int
-    time_ns: int
-    kind: Kind
-    actor: str
-    queue: int | None
-    values: dict[str, Value] = field(default_factory=dict)
+    __slots__ = ("actor", "kind", "queue", "seq", "time_ns", "values")
+
+    def __init__(
+        self, seq: int, time_ns: int, kind: Kind, actor: str, queue: int | None, values: dict[str, Value]
+    ) -> None:
+        self.seq, self.time_ns, self.kind = seq, time_ns, kind
+        self.actor, self.queue, self.values = actor, queue, values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and all(getattr(self, f) == getattr(other, f) for f in Event.__slots__)
+
+    def __hash__(self) -> int:
+        return hash((self.seq, self.time_ns))
 
     @property
     def name(self) -> str:
@@ -228,7 +233,7 @@ class Event:
         """A field by name: `event["rule"]`."""
         return self.values[key]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         where = f"queue {self.queue} " if self.queue is not None else ""
         if self.kind is Kind.OWNER:
             said = "{before} -> {after} because {cause} ({rule})".format(**self.values)

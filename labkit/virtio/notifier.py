@@ -39,9 +39,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from labkit.abi import QUEUE_MAX, QUEUE_NOTIFY_WIDTH, Register, Status
 from labkit.errors import HostError, UsageError
@@ -67,8 +66,7 @@ class Step(Enum):
     WRITE_CONFIG = "do the config write"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line of the table: the rule, the steps in order, and what happens instead under a condition."""
 
     rule: int
@@ -125,8 +123,7 @@ class Ioeventfds(Protocol):
         """Undo it."""
 
 
-@dataclass
-class Situation:
+class Situation(NamedTuple):
     """A cause with what its steps need: the status to be stored, the config write to be done."""
 
     cause: Cause

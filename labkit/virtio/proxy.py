@@ -7,8 +7,7 @@ With MSI-X on, two vector registers appear at 20 and 22, and the device's own co
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from labkit import views
 from labkit.abi import (
@@ -38,8 +37,7 @@ from labkit.virtio.queue import Queue
 _BAD_FEATURE = int(Feature.BAD_FEATURE)
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(NamedTuple):
     """A row of the register map: natural width in bytes, and what a read or a write does (None: ignored)."""
 
     width: int
