@@ -7,7 +7,6 @@ forgotten Machine can be collected and the board closed.
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from labkit.pc.bus import Bus
 from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
 from labkit.pc.ports import ConsolePort, ExitPort
 from labkit.runstate import RunState
+from labkit.threads import Thread
 from labkit.trace.events import Cause, Kind, Run, State
 from labkit.trace.feed import Feed
 from labkit.virtio.devices.base import Device
@@ -56,7 +56,7 @@ class Board:
         self.plan, self.name = plan, name
         self.crash: GuestError | HostError | None = None
         self.exit_code: int | None = None
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Thread] = []
         self._undo: list[Callable[[], None]] = [plan.model.close]
         try:
             self._build()
@@ -123,9 +123,8 @@ class Board:
         if (failed := lib.lk_loop_start(self.loop, f"{self.name}-io".encode())) < 0:
             raise HostError("pthread_create", -failed)
         for vcpu in self.cpu.vcpus:
-            run, name = partial(self._run_vcpu, vcpu.native), f"{self.name}-vcpu{vcpu.index}"
-            self._threads.append(threading.Thread(target=run, name=name, daemon=True))
-            self._threads[-1].start()
+            run = partial(self._run_vcpu, vcpu.native)
+            self._threads.append(Thread(run, f"{self.name}-vcpu{vcpu.index}"))
 
     def close(self) -> None:
         """In the owner thread: stop everything, release everything, in reverse order of building."""
@@ -231,6 +230,10 @@ class Board:
     def locked(self) -> BigLock:
         """The big lock, for a `with`: device work, register writes, rules. Never taken twice by one thread."""
         return self._big_lock
+
+    def is_own_thread(self) -> bool:
+        """Is the caller one of the threads that `close` waits for?"""
+        return self.owner.is_current or any(thread.is_current for thread in self._threads)
 
     # -- what the vCPU threads do ---------------------------------------------------------------------
 

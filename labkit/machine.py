@@ -285,4 +285,5 @@ def _console(native: Any) -> str:
 def _close(board: Board) -> None:
     """Close from any thread: also at exit, and from the collector in one of the board's own threads."""
     board.owner.submit(board.close)
-    board.owner.join(CLOSE_TIMEOUT_S)
+    if not board.is_own_thread():
+        board.owner.join(CLOSE_TIMEOUT_S)

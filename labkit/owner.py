@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from labkit.native import lib
+from labkit.threads import Thread
 from labkit.trace.events import Actor
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ class Owner:
 
     def __init__(self, name: str) -> None:
         self._work: SimpleQueue[Work | None] = SimpleQueue()
-        self._thread = threading.Thread(target=_serve, args=(self._work,), name=f"{name}-owner", daemon=True)
-        self._thread.start()
+        self._thread = Thread(partial(_serve, self._work), f"{name}-owner")
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
         """Queue `work`; its result or exception arrives in the future."""
@@ -34,18 +34,22 @@ class Owner:
 
     def call(self, work: Callable[[], Any]) -> Any:
         """Do `work` in the owner thread and wait for it. KeyboardInterrupt gets out of the wait, not of the work."""
-        if threading.current_thread() is self._thread:
+        if self._thread.is_current:
             return work()
         return self.submit(work).result()
+
+    @property
+    def is_current(self) -> bool:
+        """Does the caller run in the owner thread?"""
+        return self._thread.is_current
 
     def stop(self) -> None:
         """End after what is queued. Does not wait: it may be called by the owner thread itself."""
         self._work.put(None)
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end, but not from one of the threads that the end waits for."""
-        if not threading.current_thread().daemon:
-            self._thread.join(timeout_s)
+        """Wait for the end."""
+        self._thread.join(timeout_s)
 
 
 def _serve(work: SimpleQueue[Work | None]) -> None:

@@ -114,7 +114,7 @@ def test_numbers_are_plain_literals() -> None:
 LEAVES = frozenset({"abi", "errors", "views", "trace.events"})
 PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.gates", "cpu", "pc", "pc.firmware", "virtio"),
-    *("loader", "owner", "runstate"),
+    *("loader", "owner", "runstate", "threads"),
 }
 WHOLE = PARTS | {"board", "guest", "machine"}
 
@@ -128,7 +128,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "native": LEAVES,
     "loader": LEAVES,
     "memory": LEAVES | {"native"},
-    "owner": LEAVES | {"native"},
+    "threads": frozenset({"native"}),
+    "owner": LEAVES | {"native", "threads"},
     "trace.gates": LEAVES | {"native"},
     "trace": LEAVES | {"native", "trace.gates"},
     "runstate": LEAVES | {"trace"},

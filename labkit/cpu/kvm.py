@@ -54,15 +54,24 @@ def open_device() -> int:
         raise HostError(f"open({DEVICE})", error.errno or 0, hint) from error
 
 
+_FRESH: dict[int, dict[str, Any]] = {}  # index of a vCPU -> its state at power-on; never written to
+
+
 @cache
-def _host_cpuid() -> Any:
-    """What this host's KVM supports, asked once a process: the slowest ioctl of a boot."""
+def _cpuid(index: int) -> Any:
+    """What this host's KVM supports, with the APIC id of vCPU `index` in it; the slowest ioctl of a boot."""
     device = open_device()
     try:
         cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": CPUID_ENTRIES, "entries": CPUID_ENTRIES})
         ioctl(device, "KVM_GET_SUPPORTED_CPUID", cpuid)
     finally:
         os.close(device)
+    for i in range(cpuid.nent):
+        entry = cpuid.entries[i]
+        if entry.function == LEAF_FEATURES:
+            entry.ebx = entry.ebx & 0x00FFFFFF | index << 24
+        elif entry.function == LEAF_TOPOLOGY:
+            entry.edx = index
     return cpuid
 
 
@@ -164,8 +173,8 @@ class KvmVcpu:
             if self._page == ffi.NULL:
                 raise HostError("mmap(vcpu)", ffi.errno)
             self.native = lib.lk_vcpu_new(memory.native, index, self.fd, self._page)
-            ioctl(self.fd, "KVM_SET_CPUID2", self._cpuid())
-            self._fresh = self._save()
+            ioctl(self.fd, "KVM_SET_CPUID2", _cpuid(index))
+            self._fresh = self._fresh_state()
             self._entry: Entry | None = None
             self._structs: dict[str, Any] = {}
             self._loads: Any = ffi.NULL
@@ -173,27 +182,18 @@ class KvmVcpu:
             self.close()
             raise
 
-    def _cpuid(self) -> Any:
-        """The host's CPUID with this vCPU's APIC id in it."""
-        cpuid = _host_cpuid()
-        for i in range(cpuid.nent):
-            entry = cpuid.entries[i]
-            if entry.function == LEAF_FEATURES:
-                entry.ebx = entry.ebx & 0x00FFFFFF | self.index << 24
-            elif entry.function == LEAF_TOPOLOGY:
-                entry.edx = self.index
-        return cpuid
-
-    def _save(self) -> dict[str, Any]:
-        """State of a vCPU nobody has run yet: what a reset goes back to."""
-        state = {
-            "KVM_{}_SREGS": ffi.new("struct kvm_sregs *"),
-            "KVM_{}_LAPIC": ffi.new("struct kvm_lapic_state *"),
-            "KVM_{}_VCPU_EVENTS": ffi.new("struct kvm_vcpu_events *"),
-        }
-        for name, struct in state.items():
-            ioctl(self.fd, name.format("GET"), struct)
-        return state
+    def _fresh_state(self) -> dict[str, Any]:
+        """State of a vCPU nobody has run yet, what a reset goes back to; the same for all of one index, so asked once."""
+        if self.index not in _FRESH:
+            state = {
+                "KVM_{}_SREGS": ffi.new("struct kvm_sregs *"),
+                "KVM_{}_LAPIC": ffi.new("struct kvm_lapic_state *"),
+                "KVM_{}_VCPU_EVENTS": ffi.new("struct kvm_vcpu_events *"),
+            }
+            for name, struct in state.items():
+                ioctl(self.fd, name.format("GET"), struct)
+            _FRESH[self.index] = state
+        return _FRESH[self.index]
 
     def enter(self, entry: Entry) -> None:
         """Registers, local APIC, pending events and halt state as at power-on, then the entry's own."""

@@ -46,3 +46,12 @@ int lk_unmap(void *address, uint64_t bytes)
 {
     return munmap(address, bytes) ? -errno : 0;
 }
+
+/* As top and gdb show it; cut to 15 characters. */
+void lk_name_thread(const char *name)
+{
+    char cut[16];
+    strncpy(cut, name, sizeof cut - 1);
+    cut[sizeof cut - 1] = 0;
+    pthread_setname_np(pthread_self(), cut);
+}
