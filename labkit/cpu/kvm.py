@@ -183,7 +183,7 @@ class KvmVcpu:
             raise
 
     def _fresh_state(self) -> dict[str, Any]:
-        """State of a vCPU nobody has run yet, what a reset goes back to; the same for all of one index, so asked once."""
+        """State of a vCPU nobody has run yet, what a reset goes back to. Of all with one index the same: asked once."""
         if self.index not in _FRESH:
             state = {
                 "KVM_{}_SREGS": ffi.new("struct kvm_sregs *"),
