@@ -226,7 +226,7 @@ class Proxy(PciFunction):
             "flags": self.flags,
             "ioeventfd_started": self.ioeventfd_started,
             "revision": self.notifiers.revision,
-            "GUEST_FEATURES": hex(self.device.guest_features),
+            "GUEST_FEATURES": self.model.feature_names(self.device.guest_features),
             "QUEUE_SEL": self.queue_sel,
             "ISR": self.device.isr,
             "MSI-X": "on" if self.msix.enabled else "off",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntFlag
 from typing import Any, ClassVar
 
 from labkit.abi import NUMBERS, VIRTIO_VENDOR, Feature
@@ -18,11 +19,18 @@ class Device:
     queue_sizes: ClassVar[tuple[int, ...]]
     vectors: ClassVar[int]
     ioeventfd_default: ClassVar[bool] = False  # R1: off unless the device's drivers are known not to spin
-    takes_disk: ClassVar[bool] = False
+    own_features: ClassVar[tuple[IntFlag, ...]] = ()  # named bits beside the transport's
 
     def host_features(self) -> int:
         """HOST_FEATURES: what the transport offers with every device."""
         return Feature.NOTIFY_ON_EMPTY | Feature.INDIRECT_DESC | Feature.BAD_FEATURE
+
+    def feature_names(self, bits: int) -> str:
+        """Feature bits as words: `NOTIFY_ON_EMPTY|SEG_MAX`."""
+        named = {int(bit): bit.name or "" for bit in (*Feature, *self.own_features)}
+        rest = bits & ~sum(named)
+        words = [name for bit, name in sorted(named.items()) if bits & bit]
+        return "|".join(words + ([hex(rest)] if rest else [])) or "0"
 
     def config(self) -> bytes:
         """The device's own config space."""
