@@ -190,6 +190,7 @@ def boot(
     ioeventfd: bool | None = None,
     vcpus: int = 1,
     memory_mib: int = abi.MEMORY_MIN_MIB,
+    queues: int | None = None,
     irq: str = "msix",
     revision: str = "v6",
     mutations: Sequence[str] = (),
@@ -203,7 +204,8 @@ def boot(
     device: "blk", or "null" (a queue nobody serves, for measurements).
     disk: a raw image or block device, read-only unless `writable`; None: a RAM disk of 16 MiB.
     ioeventfd: the property (R1); None: the device's default.
-    vcpus: 1 to 8. memory_mib: 16 to 2048. irq: "msix" or "poll", what the lab's driver uses.
+    vcpus: 1 to 8. memory_mib: 16 to 2048. queues: 1 to 64 for "null"; a legacy "blk" has one.
+    irq: "msix" or "poll", what the lab's driver uses.
     revision: which rules ("v6"). mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
     kernel, cmdline: a multiboot 1 ELF of your own instead of the lab's agent, entered as a PC loader does.
     bring_up: let the lab's driver set the device up, to DRIVER_OK; False leaves every step to `vm.guest`.
@@ -219,7 +221,7 @@ def boot(
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
     _check_fits(image, memory_mib)
     ways = _irq(irq)
-    model = _model(device, disk, writable=writable)
+    model = _model(device, disk, queues, writable=writable)
     plan = Plan(
         model=model,
         image=image,
@@ -243,16 +245,18 @@ def boot(
     return machine
 
 
-def _model(device: str, disk: str | os.PathLike[str] | None, *, writable: bool) -> Device:
+def _model(device: str, disk: str | os.PathLike[str] | None, queues: int | None, *, writable: bool) -> Device:
     from labkit.virtio.devices.blk import Blk
     from labkit.virtio.devices.null import Null
 
     if device == Null.name:
         if disk is not None:
             raise UsageError("the null device has no disk")
-        return Null()
+        return Null(1 if queues is None else queues)
     if device != Blk.name:
         raise UsageError(f"device {device!r}: this version has {Blk.name!r} and {Null.name!r}")
+    if queues not in (None, 1):
+        raise UsageError(f"queues={queues!r}: a legacy virtio-blk has one queue")
     return Blk(ram_disk() if disk is None else open_image(Path(disk), writable=writable))
 
 

@@ -360,6 +360,8 @@ def test_steps_are_refused_with_what_to_do(boot: Boot) -> None:
         {"cpu": "vax"},
         {"mutations": ("lost-kick",)},
         {"device": "null", "disk": "x.img"},
+        {"device": "null", "queues": 65},
+        {"device": "blk", "queues": 2},
         {"disk": "/does/not/exist.img"},
         {"kernel": "/does/not/exist.elf"},
     ],

@@ -11,12 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from labkit import HostError, Machine
-from labkit.abi import PAGE_BYTES, BlkStatus, Irq, PciCommand, Register, Status
-from labkit.board import Plan
-from labkit.loader import lab_guest
+from labkit.abi import PAGE_BYTES, BlkStatus, PciCommand, Register, Status
 from labkit.trace.events import Cause, Event, Owner
-from labkit.virtio.devices.null import Null
-from labkit.virtio.notifier import Situation
+from labkit.virtio.notifier import Flag, Situation
 
 Boot = Callable[..., Machine]
 NEGOTIATED = Status.ACKNOWLEDGE | Status.DRIVER
@@ -45,30 +42,10 @@ def iothread_held(vm: Machine) -> Iterator[None]:
         yield
 
 
-class ThreeQueues(Null):
-    """A device with more than one queue, for roll-backs."""
-
-    queue_sizes = (128, 128, 128)
-
-
 @pytest.fixture
-def three_queues(leaves_nothing: None) -> Iterator[Machine]:  # noqa: ARG001 - ordered around this one
+def three_queues(boot: Boot) -> Machine:
     """A machine with a device of three queues, running, the driver not up."""
-    plan = Plan(
-        model=ThreeQueues(),
-        image=lab_guest("agent"),
-        command_line="",
-        cpu="kvm",
-        vcpus=1,
-        memory_mib=16,
-        revision="v6",
-        ioeventfd=True,
-    )
-    vm = Machine(plan, Irq.POLL)
-    vm.resume()
-    vm.guest.parked()
-    yield vm
-    vm.close()
+    return boot("null", queues=3, ioeventfd=True, irq="poll", bring_up=False)
 
 
 # -- R1, R2, R3 -------------------------------------------------------------------------------------------------------
@@ -77,8 +54,8 @@ def three_queues(leaves_nothing: None) -> Iterator[Machine]:  # noqa: ARG001 - o
 @pytest.mark.parametrize(("device", "default"), [("blk", True), ("null", False)])
 def test_r1_the_property_is_the_devices_own(boot: Boot, device: str, default: bool) -> None:
     """R1: blk has ioeventfd on by default, other devices have not; whoever creates the device can say otherwise."""
-    assert ("USE_IOEVENTFD" in boot(device).proxy.flags) is default
-    assert ("USE_IOEVENTFD" in boot(device, ioeventfd=not default).proxy.flags) is not default
+    assert (Flag.USE_IOEVENTFD in boot(device).proxy.flags) is default
+    assert (Flag.USE_IOEVENTFD in boot(device, ioeventfd=not default).proxy.flags) is not default
 
 
 def test_r1_without_the_property_every_kick_traps(boot: Boot) -> None:
@@ -187,7 +164,7 @@ def test_r4_a_failed_assign_rolls_back_and_traps_for_life(three_queues: Machine)
     vm.guest.set_driver_ok()
     assert [e.queue for e in vm.trace.events("deassign")] == [1, 0]
     assert vm.trace.events("roll_back")[0]["errno"] == errno.EEXIST
-    assert (vm.proxy.ioeventfd_started, vm.proxy.flags) == (False, "0")
+    assert (vm.proxy.ioeventfd_started, vm.proxy.flags) == (False, Flag(0))
     assert [queue.notifier.owner for queue in vm.proxy.queues] == ["none"] * 3
     assert len(os.listdir("/proc/self/fd")) == files
     vm._board.cpu.deassign(port, 2, 2, other)
@@ -289,10 +266,10 @@ def test_r7_reset_forgets_the_bug_and_keeps_the_property(boot: Boot) -> None:
     vm.guest.negotiate()
     vm.guest.bus_master(False)
     vm.guest.set_driver_ok()
-    assert vm.proxy.flags == "BUS_MASTER_BUG|USE_IOEVENTFD"
+    assert vm.proxy.flags == Flag.BUS_MASTER_BUG | Flag.USE_IOEVENTFD
     vm.reset()
     assert owners(vm)[-1] == ("vmm", "none", "R7", "DEVICE_RESET")
-    assert (vm.proxy.flags, vm.proxy.status, vm.proxy.msix.enabled) == ("USE_IOEVENTFD", 0, False)
+    assert (vm.proxy.flags, vm.proxy.status, vm.proxy.msix.enabled) == (Flag.USE_IOEVENTFD, 0, False)
     vm.guest.read(0)
     assert vm.proxy.queues[0].notifier.owner == "vmm"
 
@@ -329,7 +306,7 @@ def test_r9_a_backend_takes_a_started_notifier(boot: Boot) -> None:
     with vm._board.locked():
         vm.proxy.notifiers.set_host_notifier(0, True)
     assert owners(vm, mark) == [("vmm", "none", "R9", "BACKEND"), ("none", "backend", "R9", "BACKEND")]
-    assert "USE_IOEVENTFD" not in vm.proxy.flags
+    assert Flag.USE_IOEVENTFD not in vm.proxy.flags
     vm.guest.kick(times=3)
     assert notifier.pending == 1 + 3, "born with 1, and nobody here reads it"
     with vm._board.locked():
@@ -343,7 +320,7 @@ def test_r9_not_started_the_property_stays(boot: Boot) -> None:
     with vm._board.locked():
         vm.proxy.notifiers.set_host_notifier(0, True)
         vm.proxy.notifiers.set_host_notifier(0, False)
-    assert "USE_IOEVENTFD" in vm.proxy.flags
+    assert Flag.USE_IOEVENTFD in vm.proxy.flags
 
 
 # -- R10, R11 ---------------------------------------------------------------------------------------------------------
@@ -415,7 +392,7 @@ def test_r13_driver_ok_without_bus_master_is_noted(boot: Boot) -> None:
     vm.guest.negotiate()
     vm.guest.bus_master(False)
     vm.guest.set_driver_ok()
-    assert "BUS_MASTER_BUG" in vm.proxy.flags
+    assert Flag.BUS_MASTER_BUG in vm.proxy.flags
     assert vm.proxy.ioeventfd_started
 
 

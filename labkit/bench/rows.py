@@ -73,8 +73,8 @@ SPECS = (
     Spec(
         "import",
         "ms",
-        "a fresh interpreter that imports labkit, from start to exit",
-        "a fresh interpreter that imports _cffi_backend only",
+        "`import labkit` in a fresh interpreter, by its own clock",
+        "the import of _cffi_backend, cffi's C part, alone",
         costs.importing,
         Target("value", 100.0),
     ),

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from enum import Enum
+from enum import Enum, IntFlag
 from typing import Any, NamedTuple, Protocol
 
 from labkit.abi import QUEUE_MAX, QUEUE_NOTIFY_WIDTH, Register, Status
@@ -47,6 +47,13 @@ from labkit.errors import HostError, UsageError
 from labkit.native import lib
 from labkit.trace.events import Cause, Kind, Owner, Run
 from labkit.trace.feed import Feed
+
+
+class Flag(IntFlag):
+    """Flags of a proxy, as the patch numbers them."""
+
+    BUS_MASTER_BUG = 1 << 0
+    USE_IOEVENTFD = 1 << 1
 
 
 class Step(Enum):
@@ -317,6 +324,11 @@ class HostNotifiers:
             os.close(self._stranded.pop())
 
     # -- small answers -------------------------------------------------------------------------------------------------
+
+    @property
+    def flags(self) -> Flag:
+        """USE_IOEVENTFD (the property) and BUS_MASTER_BUG, as far as set."""
+        return Flag(Flag.USE_IOEVENTFD * self.ioeventfd | Flag.BUS_MASTER_BUG * self.bus_master_bug)
 
     def port(self, queue: int) -> int | None:
         """The port the queue's notifier is assigned at; None while it has none."""

@@ -31,7 +31,7 @@ from labkit.pc.pci import COMMAND, Bar, PciFunction
 from labkit.trace.events import Cause, Kind, status_text
 from labkit.trace.feed import Feed
 from labkit.virtio.devices.base import Device
-from labkit.virtio.notifier import HostNotifiers, Ioeventfds, Situation
+from labkit.virtio.notifier import Flag, HostNotifiers, Ioeventfds, Situation
 from labkit.virtio.queue import Queue
 
 _BAD_FEATURE = int(Feature.BAD_FEATURE)
@@ -206,10 +206,9 @@ class Proxy(PciFunction):
     # -- for people ----------------------------------------------------------------------------------------------------
 
     @property
-    def flags(self) -> str:
-        """USE_IOEVENTFD and BUS_MASTER_BUG, as far as set."""
-        names = {"BUS_MASTER_BUG": self.notifiers.bus_master_bug, "USE_IOEVENTFD": self.notifiers.ioeventfd}
-        return "|".join(name for name, is_set in names.items() if is_set) or "0"
+    def flags(self) -> Flag:
+        """USE_IOEVENTFD (the property) and BUS_MASTER_BUG, as far as set."""
+        return self.notifiers.flags
 
     @property
     def ioeventfd_started(self) -> bool:
@@ -223,7 +222,7 @@ class Proxy(PciFunction):
             "device": self.model.name + broken,
             "STATUS": status_text(self.status),
             "COMMAND": "|".join(bit.name or "" for bit in PciCommand if self.command & bit) or "0",
-            "flags": self.flags,
+            "flags": self.flags.name or "0",
             "ioeventfd_started": self.ioeventfd_started,
             "revision": self.notifiers.revision,
             "GUEST_FEATURES": self.model.feature_names(self.device.guest_features),

@@ -16,8 +16,8 @@ class Device:
     pci_device: ClassVar[int]
     virtio_type: ClassVar[int]
     pci_class: ClassVar[int] = 0x00FF  # unclassified
-    queue_sizes: ClassVar[tuple[int, ...]]
-    vectors: ClassVar[int]
+    queue_sizes: tuple[int, ...]
+    vectors: int
     ioeventfd_default: ClassVar[bool] = False  # R1: off unless the device's drivers are known not to spin
     own_features: ClassVar[tuple[IntFlag, ...]] = ()  # named bits beside the transport's
 
