@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -14,29 +15,31 @@ from labkit.trace.events import Actor
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-Work = tuple[Callable[[], Any], "Future[Any]"]
+Work = Callable[[], Any]
 
 
 class Owner:
     """The owner thread of a machine. A daemon: a forgotten machine must not keep the interpreter alive."""
 
     def __init__(self, name: str) -> None:
-        self._work: SimpleQueue[Work | None] = SimpleQueue()
-        self._thread = Thread(partial(_serve, self._work), f"{name}-owner")
+        self._requests: SimpleQueue[Work | None] = SimpleQueue()
+        self._thread = Thread(partial(_serve, self._requests), f"{name}-owner")
 
-    def submit(self, work: Callable[[], Any]) -> Future[Any]:
+    def submit(self, work: Work) -> Future[Any]:
         """Queue `work`; its result or exception arrives in the future."""
         from concurrent.futures import Future  # here: it brings logging, which `import labkit` can do without
 
         future: Future[Any] = Future()
-        self._work.put((work, future))
+        self._requests.put(partial(_fulfil, future, work))
         return future
 
-    def call(self, work: Callable[[], Any]) -> Any:
+    def call(self, work: Work) -> Any:
         """Do `work` in the owner thread and wait for it. KeyboardInterrupt gets out of the wait, not of the work."""
         if self._thread.is_current:
             return work()
-        return self.submit(work).result()
+        answer = _Answer(work)
+        self._requests.put(answer.give)
+        return answer.wait()
 
     @property
     def is_current(self) -> bool:
@@ -45,19 +48,46 @@ class Owner:
 
     def stop(self) -> None:
         """End after what is queued. Does not wait: it may be called by the owner thread itself."""
-        self._work.put(None)
+        self._requests.put(None)
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end."""
         self._thread.join(timeout_s)
 
 
-def _serve(work: SimpleQueue[Work | None]) -> None:
-    lib.lk_set_actor(Actor.OWNER)
-    while (item := work.get()) is not None:
-        do, future = item
+class _Answer:
+    """A future for one waiting caller, with one lock: half the way there and back of a whole one."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._given = _thread.allocate_lock()
+        self._given.acquire()
+
+    def give(self) -> None:
         try:
-            future.set_result(do())
+            self._value = self._work()
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
-            future.set_exception(error)
-        del do, future, item  # keep nothing of the machine alive while idle
+            self._error = error
+        self._given.release()
+
+    def wait(self) -> Any:
+        self._given.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def _fulfil(future: Future[Any], work: Work) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - it is handed to whoever asks the future
+        future.set_exception(error)
+
+
+def _serve(requests: SimpleQueue[Work | None]) -> None:
+    lib.lk_set_actor(Actor.OWNER)
+    while (request := requests.get()) is not None:
+        request()
+        del request  # keep nothing of the machine alive while idle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import time
 
 from labkit import abi
 from labkit.bench.row import Effort, Samples, interleaved
@@ -29,17 +30,27 @@ def event(effort: Effort) -> Samples:
 
 
 def importing(effort: Effort) -> Samples:
-    """The import in a fresh interpreter, ms, by its own clock."""
-    return interleaved(lambda: _import_ms("labkit"), lambda: _import_ms("_cffi_backend"), effort.repetitions)
+    """The import in a fresh interpreter by its own clock, ms; beside it what such an interpreter takes by itself."""
+    return interleaved(_import_ms, _interpreter_ms, effort.repetitions)
 
 
-def _import_ms(module: str) -> float:
-    """The working directory is kept off the path (-P), so that both find modules alike."""
-    code = f"from time import perf_counter as now; start = now(); import {module}; print(now() - start)"
+def _import_ms() -> float:
+    code = "from time import perf_counter as now; start = now(); import labkit; print(now() - start)"
+    return float(_python(code)) * MS_PER_S
+
+
+def _interpreter_ms() -> float:
+    start = time.perf_counter()
+    _python("pass")
+    return (time.perf_counter() - start) * MS_PER_S
+
+
+def _python(code: str) -> str:
+    """What it prints; run with the working directory off the path (-P)."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise HostError(f"import {module}", errno.EIO, said)
-    return float(done.stdout) * MS_PER_S
+        raise HostError("python -c", errno.EIO, said)
+    return done.stdout.decode()

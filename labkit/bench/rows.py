@@ -74,7 +74,7 @@ SPECS = (
         "import",
         "ms",
         "`import labkit` in a fresh interpreter, by its own clock",
-        "the import of _cffi_backend, cffi's C part, alone",
+        "a fresh interpreter that does nothing, from start to exit",
         costs.importing,
         Target("value", 100.0),
     ),
