@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from labkit import cpu as cpus
 from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT
 from labkit.cpu.entry import Entry, lab_entry, multiboot_entry
-from labkit.errors import GuestError, HostError
+from labkit.errors import GuestCrash, HostError
 from labkit.loader import Image
 from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
@@ -31,6 +31,7 @@ from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import Situation
 from labkit.virtio.proxy import Proxy
 
+LAST_EVENTS = 10  # kept with a crash
 STOP_TIMEOUT_MS = 5000  # a vCPU comes out of the guest within a millisecond; this is for a machine gone wrong
 PORTS_SIZE, MMIO_SIZE = 1 << 16, 1 << 52
 EXIT_REASONS = {lib.KVM_EXIT_SHUTDOWN: "triple fault", lib.KVM_EXIT_FAIL_ENTRY: "the CPU refused the guest's state"}
@@ -54,7 +55,7 @@ class Board:
 
     def __init__(self, plan: Plan, name: str) -> None:
         self.plan, self.name = plan, name
-        self.crash: GuestError | HostError | None = None
+        self.crash: GuestCrash | HostError | None = None
         self.exit_code: int | None = None
         self._threads: list[Thread] = []
         self._undo: list[Callable[[], None]] = [plan.model.close]
@@ -265,7 +266,8 @@ class Board:
         registers = self.cpu.vcpus[vcpu.index].registers()
         reason, rip = vcpu.exit.reason, registers["rip"]
         text = EXIT_REASONS.get(reason, f"exit reason {reason}, detail {vcpu.exit.detail:#x}")
-        self.crash = GuestError(f"vCPU {vcpu.index} crashed at rip={rip:#x}: {text}")
+        last, _ = self.feed.read(max(0, self.feed.position() - LAST_EVENTS))
+        self.crash = GuestCrash(vcpu.index, rip, text, last)
         self.feed.emit(Kind.CRASH, -1, reason, rip, vcpu.index)
         self._retire(State.CRASHED)
 

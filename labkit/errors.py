@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
+from collections.abc import Sequence
 
 
 class LabkitError(Exception):
@@ -16,6 +17,14 @@ class UsageError(LabkitError):
 
 class GuestError(LabkitError):
     """The guest's: it crashed, broke its contract, or did not answer in time."""
+
+
+class GuestCrash(GuestError):
+    """The guest cannot go on. Where and why: `vcpu`, `rip`, `reason` in words, and the last events before it."""
+
+    def __init__(self, vcpu: int, rip: int, reason: str, events: Sequence[object]) -> None:
+        self.vcpu, self.rip, self.reason, self.events = vcpu, rip, reason, events
+        super().__init__(f"vCPU {vcpu} crashed at rip={rip:#x}: {reason}")
 
 
 class HostError(LabkitError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from labkit import abi, views
 from labkit.abi import Irq
 from labkit.board import Board, Plan
-from labkit.errors import GuestError, HostError, UsageError
+from labkit.errors import GuestCrash, GuestError, HostError, UsageError
 from labkit.guest import Guest
 from labkit.loader import Image, lab_guest, load_kernel
 from labkit.memory import GuestMemory
@@ -61,8 +61,8 @@ class Machine:
         return self._board.cpu.name
 
     @property
-    def crash(self) -> GuestError | HostError | None:
-        """Why and where the guest crashed; None if it did not."""
+    def crash(self) -> GuestCrash | HostError | None:
+        """Why and where the guest crashed, with the last events before; None if it did not."""
         return self._board.crash
 
     @property

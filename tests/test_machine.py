@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import labkit
-from labkit import GuestError, Machine, UsageError
+from labkit import GuestCrash, GuestError, Machine, UsageError
 from labkit.abi import SECTOR_BYTES, BlkStatus, Fault, Status
 
 Boot = Callable[..., Machine]
@@ -258,6 +258,9 @@ def test_a_triple_fault_says_where(boot: Boot) -> None:
     assert vm.state == "crashed"
     assert vm.crash is not None
     assert vm.trace.events("crash")[-1]["rip"] in str(vm.crash)
+    assert isinstance(vm.crash, GuestCrash)
+    assert (vm.crash.reason, hex(vm.crash.rip)) == ("triple fault", vm.trace.events("crash")[-1]["rip"])
+    assert "step command=FAULT" in str(vm.crash.events[-1])
     assert vm.proxy.queues[0].notifier.owner == "none"
     with pytest.raises(GuestError, match="triple fault"):
         vm.guest.read(0)
