@@ -287,7 +287,7 @@ class Guest:
         board = self._board
         padded = [argument & 0xFFFFFFFFFFFFFFFF for argument in arguments] + [0] * (abi.MB_SLOTS - len(arguments))
         vcpu = board.cpu.vcpus[index].native
-        if not lib.lk_step_wait(vcpu, 0):
+        if lib.lk_step_busy(vcpu):
             raise UsageError("the guest is still at its last step: wait for it, or vm.reset()")
         board.memory.write(_mailbox(index) + abi.MB_ARGS, SLOTS.pack(*padded))
         board.feed.emit(Kind.STEP, -1, command, index, *padded[:2])

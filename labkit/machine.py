@@ -235,10 +235,10 @@ def boot(
     machine = Machine(plan, ways)
     try:
         machine.resume()
-        if image.lab:
+        if image.lab and bring_up:
+            machine.guest.negotiate(driver_ok=True)
+        elif image.lab:
             machine.guest.parked()
-            if bring_up:
-                machine.guest.negotiate(driver_ok=True)
     except BaseException:
         machine.close()
         raise

@@ -29,24 +29,26 @@ void pci_write(uint32_t function, uint32_t offset, uint32_t width, uint32_t valu
         out32(port, value);
 }
 
-uint32_t pci_find_virtio(void)
+uint32_t pci_find_virtio(uint16_t *device)
 {
     for (uint32_t slot = 1; slot < SLOTS; slot++) { /* slot 0 is the host bridge */
-        uint32_t id = pci_read(slot << SLOT_SHIFT, PCI_VENDOR_ID, 4), device = id >> 16;
-        if ((id & 0xffff) == VIRTIO_VENDOR && device >= VIRTIO_DEVICE_NET && device <= LAST_LEGACY)
+        uint32_t id = pci_read(slot << SLOT_SHIFT, PCI_VENDOR_ID, 4);
+        *device = (uint16_t)(id >> 16);
+        if ((id & 0xffff) == VIRTIO_VENDOR && *device >= VIRTIO_DEVICE_NET && *device <= LAST_LEGACY)
             return slot << SLOT_SHIFT;
     }
     return 0;
 }
 
-uint32_t pci_find_capability(uint32_t function, uint8_t id)
+uint32_t pci_find_capability(uint32_t function, uint8_t id, uint32_t *head)
 {
     uint32_t at = pci_read(function, PCI_CAPABILITIES, 1);
     for (int left = PCI_CONFIG_BYTES / 4; at && left; left--) {
-        uint32_t head = pci_read(function, at, 2); /* id, next */
-        if ((head & 0xff) == id)
+        *head = pci_read(function, at, 4);
+        if ((*head & 0xff) == id)
             return at;
-        at = head >> 8;
+        at = *head >> 8 & 0xff;
     }
+    *head = 0;
     return 0;
 }

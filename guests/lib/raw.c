@@ -53,7 +53,7 @@ uint32_t config_read(const context *self, const uint64_t *a, uint64_t *r)
     (void)self;
     if (!good_offset(a[0], a[1]))
         return AGENT_BAD_ARGUMENT;
-    if (!the_device.function && !(the_device.function = pci_find_virtio()))
+    if (!the_device.function && !(the_device.function = pci_find_virtio(&the_device.device_id)))
         return AGENT_NO_DEVICE;
     r[0] = pci_read(the_device.function, (uint32_t)a[0], (uint32_t)a[1]);
     return AGENT_OK;
@@ -64,7 +64,7 @@ uint32_t config_write(const context *self, const uint64_t *a, uint64_t *r)
     (void)self, (void)r;
     if (!good_offset(a[0], a[1]))
         return AGENT_BAD_ARGUMENT;
-    if (!the_device.function && !(the_device.function = pci_find_virtio()))
+    if (!the_device.function && !(the_device.function = pci_find_virtio(&the_device.device_id)))
         return AGENT_NO_DEVICE;
     pci_write(the_device.function, (uint32_t)a[0], (uint32_t)a[1], (uint32_t)a[2]);
     return AGENT_OK;

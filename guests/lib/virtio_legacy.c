@@ -37,7 +37,7 @@ uint64_t virtio_capacity(const virtio_device *v)
 /* The device must answer at its ports and be allowed to read our memory. */
 static bool find(virtio_device *v)
 {
-    v->function = pci_find_virtio();
+    v->function = pci_find_virtio(&v->device_id);
     if (!v->function)
         return false;
     pci_write(v->function, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
@@ -54,10 +54,9 @@ static void set_vector(uint64_t entry, uint64_t address)
 /* Vector 0 for config changes, the others for queues. Off first, or the table is live while it is written. */
 static bool msix_setup(virtio_device *v, uint32_t vcpus)
 {
-    uint32_t cap = pci_find_capability(v->function, PCI_CAP_MSIX);
+    uint32_t head, cap = pci_find_capability(v->function, PCI_CAP_MSIX, &head), control = head >> 16;
     if (!cap)
         return false;
-    uint32_t control = pci_read(v->function, cap + MSIX_CONTROL, 2);
     uint64_t table = pci_read(v->function, PCI_BAR0 + 4 * MSIX_BAR, 4) & ~15u;
     if (control & MSIX_CONTROL_ENABLE)
         pci_write(v->function, cap + MSIX_CONTROL, 2, control & ~MSIX_CONTROL_ENABLE);
@@ -71,8 +70,7 @@ static bool msix_setup(virtio_device *v, uint32_t vcpus)
 
 static void msix_off(virtio_device *v)
 {
-    uint32_t cap = pci_find_capability(v->function, PCI_CAP_MSIX);
-    uint32_t control = cap ? pci_read(v->function, cap + MSIX_CONTROL, 2) : 0;
+    uint32_t head, cap = pci_find_capability(v->function, PCI_CAP_MSIX, &head), control = head >> 16;
     if (control & MSIX_CONTROL_ENABLE)
         pci_write(v->function, cap + MSIX_CONTROL, 2, control & ~MSIX_CONTROL_ENABLE);
 }
@@ -100,6 +98,13 @@ static bool queue_setup(virtio_device *v, uint16_t index)
     return true;
 }
 
+/* A legacy disk has one queue; of another device we ask for queues until one has no size. */
+static uint32_t queues_at_most(const virtio_device *v, uint32_t limit)
+{
+    uint32_t most = v->device_id == VIRTIO_DEVICE_BLK ? 1 : QUEUE_MAX;
+    return limit && limit < most ? limit : most;
+}
+
 uint64_t virtio_busy_slots(const virtio_device *v)
 {
     uint64_t busy = 0;
@@ -110,7 +115,6 @@ uint64_t virtio_busy_slots(const virtio_device *v)
 
 uint32_t virtio_negotiate(virtio_device *v, uint32_t irq, uint32_t features, uint32_t queue_limit, uint32_t vcpus)
 {
-    uint32_t limit = queue_limit && queue_limit < QUEUE_MAX ? queue_limit : QUEUE_MAX;
     v->queues = 0;
     if (!find(v))
         return AGENT_NO_DEVICE;
@@ -138,7 +142,8 @@ uint32_t virtio_negotiate(virtio_device *v, uint32_t irq, uint32_t features, uin
     }
 
     /* 6. Queues. DRIVER_OK is left to whoever asked. */
-    while (v->queues < limit && queue_setup(v, v->queues))
+    uint32_t most = queues_at_most(v, queue_limit);
+    while (v->queues < most && queue_setup(v, v->queues))
         v->queues++;
     return v->queues ? AGENT_OK : AGENT_NO_DEVICE;
 }

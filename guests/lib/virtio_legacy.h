@@ -6,6 +6,7 @@
 
 typedef struct {
     uint32_t function; /* PCI; 0: not found yet */
+    uint16_t device_id;
     uint16_t bar0;
     uint16_t queues;   /* set up; 0: nothing negotiated */
     uint32_t irq;      /* IRQ_* in use */

@@ -178,6 +178,15 @@ static int stay_out(lk_vcpu *vcpu)
 
 /* -- steps: the host posts one, the guest takes it at PORT_PARK, and parking again says it is done ------------------ */
 
+/* Is a step posted or under way? A guest that has not parked yet is not busy: it takes the step when it does. */
+int lk_step_busy(lk_vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->sync->mutex);
+    int busy = vcpu->sync->busy || vcpu->sync->command;
+    pthread_mutex_unlock(&vcpu->sync->mutex);
+    return busy;
+}
+
 /* 0, -EBUSY while a step is under way, -ESRCH when the guest is gone. */
 int lk_step_post(lk_vcpu *vcpu, uint32_t command)
 {

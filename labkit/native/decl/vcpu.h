@@ -45,6 +45,7 @@ void lk_vcpu_ask(lk_vcpu *vcpu, int what);
 void lk_vcpu_retire(lk_vcpu *vcpu);
 int lk_vcpu_wait_stopped(lk_vcpu *vcpu, int timeout_ms);
 void lk_vcpu_load(lk_vcpu *vcpu, const lk_load *loads, unsigned count);
+int lk_step_busy(lk_vcpu *vcpu);
 int lk_step_post(lk_vcpu *vcpu, uint32_t command);
 int lk_step_wait(lk_vcpu *vcpu, int timeout_ms);
 int lk_install_signal(void);
