@@ -298,6 +298,7 @@ class BigLock:
         self._machine = native_machine
 
     def __enter__(self) -> None:
+        assert not lib.lk_lock_is_mine(self._machine), "taken twice by one thread: it would wait for itself"
         lib.lk_lock_take(self._machine)
 
     def __exit__(self, *error: object) -> None:

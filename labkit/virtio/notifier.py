@@ -170,6 +170,7 @@ class HostNotifiers:
 
     def happens(self, situation: Situation) -> None:
         """Carry out what the table says for this cause."""
+        assert lib.lk_lock_is_mine(self._device.machine), "the rules act under the big lock"
         row = self.table[situation.cause]
         steps = row.steps
         if row.with_bus_master_bug is not None and self.bus_master_bug:
