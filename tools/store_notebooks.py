@@ -1,0 +1,33 @@
+"""Run the notebooks from top to bottom and store what they show: `make notebooks`.
+
+Outputs that differ from run to run are not stored: those of cells marked NBVAL_IGNORE_OUTPUT, and times of execution.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+VARIES = "# NBVAL_IGNORE_OUTPUT"
+CELL_TIMEOUT_S = 60
+KERNEL = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}}
+
+
+def store(path: Path) -> None:
+    """Execute one notebook in its folder, and write it back."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources=resources).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code" and cell.source.startswith(VARIES):
+            cell.outputs = []
+    notebook.metadata = nbformat.from_dict({**KERNEL, "language_info": {"name": "python"}})
+    nbformat.write(notebook, path)
+    print(f"stored {path.name}")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        store(Path(name))
