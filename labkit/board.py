@@ -7,6 +7,7 @@ forgotten Machine can be collected and the board closed.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -265,7 +266,7 @@ class Board:
         """Say where, and let the owner thread stop the rest. This thread stays out of the guest until a reset."""
         registers = self.cpu.vcpus[vcpu.index].registers()
         reason, rip = vcpu.exit.reason, registers["rip"]
-        text = EXIT_REASONS.get(reason, f"exit reason {reason}, detail {vcpu.exit.detail:#x}")
+        text = _crash_text(reason, vcpu.exit.detail)
         last, _ = self.feed.read(max(0, self.feed.position() - LAST_EVENTS))
         self.crash = GuestCrash(vcpu.index, rip, text, last)
         self.feed.emit(Kind.CRASH, -1, reason, rip, vcpu.index)
@@ -289,6 +290,13 @@ class Board:
     def _host_failed(self, error: Exception) -> None:
         self.crash = error if isinstance(error, HostError) else HostError(f"labkit itself: {error!r}", errno.EIO)
         self._retire(State.CRASHED)
+
+
+def _crash_text(reason: int, detail: int) -> str:
+    """An exit reason of KVM in words; a negative one (modulo 2**64) is the errno of a call that failed."""
+    if reason >> 63:
+        return f"KVM refused: {os.strerror(2**64 - reason)}"
+    return EXIT_REASONS.get(reason, f"exit reason {reason}, detail {detail:#x}")
 
 
 class BigLock:

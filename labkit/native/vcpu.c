@@ -101,14 +101,22 @@ static int wait_for(lk_vcpu_sync *sync, const int *flag, int timeout_ms)
     return 1;
 }
 
+/* The guest is not entered while the thread is asked to stay out, while its state waits to be loaded, or when it is gone.
+ * Whoever changes one of these says so here, under the mutex. */
+static void keep_out_or_let_in(lk_vcpu *vcpu)
+{
+    lk_vcpu_sync *sync = vcpu->sync;
+    run_page(vcpu)->immediate_exit = sync->asked != ASK_RUN || sync->load_count || sync->dead;
+}
+
 /* immediate_exit catches a thread about to enter the guest, the signal one that is in it. */
 void lk_vcpu_ask(lk_vcpu *vcpu, int what)
 {
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
     if (sync->asked != ASK_QUIT)
-        sync->asked = what;
-    run_page(vcpu)->immediate_exit = sync->asked != ASK_RUN;
+        store_release(&sync->asked, what);
+    keep_out_or_let_in(vcpu);
     sync->stopped = sync->asked == ASK_STOP && (sync->stopped || sync->resting);
     int asleep = sync->resting && sync->asked <= ASK_STOP && !sync->load_count && !sync->command;
     if (!asleep)
@@ -118,7 +126,7 @@ void lk_vcpu_ask(lk_vcpu *vcpu, int what)
     pthread_mutex_unlock(&sync->mutex);
 }
 
-/* The guest is gone: the vCPU is not entered again before lk_step_forget, and nobody waits for its step. */
+/* The guest is gone: the vCPU is not entered again before lk_vcpu_load, and nobody waits for its step. */
 void lk_vcpu_retire(lk_vcpu *vcpu)
 {
     pthread_mutex_lock(&vcpu->sync->mutex);
@@ -138,6 +146,7 @@ void lk_vcpu_load(lk_vcpu *vcpu, const lk_load *loads, unsigned count)
     sync->busy = sync->idle = sync->dead = 0;
     sync->loads = loads;
     store_release(&sync->load_count, count);
+    keep_out_or_let_in(vcpu);
     pthread_mutex_unlock(&sync->mutex);
 }
 
@@ -164,13 +173,11 @@ static int stay_out(lk_vcpu *vcpu)
 {
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
-    while (sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead)) {
+    while (sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead))
         sleep_stopped(sync);
-    }
     int go_on = sync->asked == ASK_RUN;
     sync->stopped = !go_on;
-    if (go_on)
-        run_page(vcpu)->immediate_exit = 0;
+    keep_out_or_let_in(vcpu);
     pthread_cond_broadcast(&sync->changed);
     pthread_mutex_unlock(&sync->mutex);
     return go_on;
@@ -306,10 +313,7 @@ static int handle_exit(lk_vcpu *vcpu)
                           .port = run->io.port,
                           .count = run->io.count,
                           .data = (uint8_t *)run + run->io.data_offset};
-        if (!served_port(vcpu, left))
-            return LEFT_IO;
-        vcpu->fast_exits++;
-        return 0;
+        return served_port(vcpu, left) ? 0 : LEFT_IO;
     case KVM_EXIT_MMIO:
         *left = (lk_exit){.kind = LEFT_MMIO,
                           .write = run->mmio.is_write,
@@ -329,21 +333,23 @@ static int handle_exit(lk_vcpu *vcpu)
     }
 }
 
-/* Before anything is loaded KVM must complete the I/O that is half done, or it would write into the new registers. */
+/* Before anything is loaded KVM must complete the I/O that is half done, or it would write into the new registers; it
+ * enters no guest meanwhile, for load_count keeps it out. 0 or -errno; tried once. */
 static int load_state(lk_vcpu *vcpu)
 {
     lk_vcpu_sync *sync = vcpu->sync;
-    run_page(vcpu)->immediate_exit = 1;
+    int error = 0;
     while (ioctl(vcpu->fd, KVM_RUN, 0) == 0)
         ; /* parts of the old guest's last instruction: nobody wants them */
-    for (unsigned i = 0; i < sync->load_count; i++)
+    for (unsigned i = 0; i < sync->load_count && !error; i++)
         if (ioctl(vcpu->fd, sync->loads[i].request, sync->loads[i].state))
-            return -errno;
+            error = -errno;
     pthread_mutex_lock(&sync->mutex);
     sync->load_count = 0;
-    run_page(vcpu)->immediate_exit = sync->asked != ASK_RUN;
+    sync->dead |= error != 0; /* half loaded is not to be entered */
+    keep_out_or_let_in(vcpu);
     pthread_mutex_unlock(&sync->mutex);
-    return 0;
+    return error;
 }
 
 static void set_inside(lk_vcpu *vcpu, int inside)
@@ -359,8 +365,9 @@ static void set_inside(lk_vcpu *vcpu, int inside)
 static int enter_until_left(lk_vcpu *vcpu)
 {
     for (;;) {
-        if (load_acquire(&vcpu->sync->load_count) && load_state(vcpu))
-            return crashed(vcpu, (uint64_t)-errno, 0);
+        int error = load_acquire(&vcpu->sync->load_count) ? load_state(vcpu) : 0;
+        if (error)
+            return crashed(vcpu, (uint64_t)error, 0);
         int asked = load_acquire(&vcpu->sync->asked);
         if (load_relaxed(&vcpu->sync->dead)) { /* a crashed guest is not entered again before a reset */
             if (!stay_out(vcpu))
@@ -368,7 +375,6 @@ static int enter_until_left(lk_vcpu *vcpu)
             continue;
         }
         if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
-            vcpu->exits++;
             int left = handle_exit(vcpu);
             if (left)
                 return left;

@@ -15,7 +15,6 @@ typedef struct {
     lk_device *device; /* whose QUEUE_NOTIFY is served without Python */
     int fd, index;
     lk_exit exit;
-    uint64_t exits, fast_exits;
     void *run_page; /* struct kvm_run, mapped from fd */
     lk_vcpu_sync *sync;
 } lk_vcpu;
