@@ -21,11 +21,10 @@ from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
 from labkit.trace import Trace
 from labkit.trace.events import State
-from labkit.virtio.backends.image import open_image, ram_disk
+from labkit.virtio import catalogue
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
-    from labkit.virtio.devices.base import Device
     from labkit.virtio.proxy import Proxy
 
 _numbers = itertools.count()
@@ -221,7 +220,7 @@ def boot(
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
     _check_fits(image, memory_mib)
     ways = _irq(irq)
-    model = _model(device, disk, queues, writable=writable)
+    model = catalogue.make(device, catalogue.Options(disk=disk, writable=writable or None, queues=queues))
     plan = Plan(
         model=model,
         image=image,
@@ -243,21 +242,6 @@ def boot(
         machine.close()
         raise
     return machine
-
-
-def _model(device: str, disk: str | os.PathLike[str] | None, queues: int | None, *, writable: bool) -> Device:
-    from labkit.virtio.devices.blk import Blk
-    from labkit.virtio.devices.null import Null
-
-    if device == Null.name:
-        if disk is not None:
-            raise UsageError("the null device has no disk")
-        return Null(1 if queues is None else queues)
-    if device != Blk.name:
-        raise UsageError(f"device {device!r}: this version has {Blk.name!r} and {Null.name!r}")
-    if queues not in (None, 1):
-        raise UsageError(f"queues={queues!r}: a legacy virtio-blk has one queue")
-    return Blk(ram_disk() if disk is None else open_image(Path(disk), writable=writable))
 
 
 def _irq(name: str) -> Irq:

@@ -305,7 +305,7 @@ def test_r9_a_backend_takes_a_started_notifier(boot: Boot) -> None:
     notifier, mark = vm.proxy.queues[0].notifier, vm.trace.mark()
     with vm._board.locked():
         vm.proxy.notifiers.set_host_notifier(0, True)
-    assert owners(vm, mark) == [("vmm", "none", "R9", "BACKEND"), ("none", "backend", "R9", "BACKEND")]
+    assert owners(vm, mark) == [("vmm", "none", "R9", "BACKEND_TAKES"), ("none", "backend", "R9", "BACKEND_TAKES")]
     assert Flag.USE_IOEVENTFD not in vm.proxy.flags
     vm.guest.kick(times=3)
     assert notifier.pending == 1 + 3, "born with 1, and nobody here reads it"

@@ -1,6 +1,13 @@
 /* Who runs a queue, and by which path did the kick come? A trap, the iothread, a draining STOP: all meet here. */
 #include "queue.h"
 
+typedef void serve_queue(lk_device *device, lk_vq *vq);
+
+/* What each kind of device does with a kick; one that is not named does nothing. */
+static serve_queue *const serve[DEVICE_KINDS] = {
+    [DEVICE_BLK] = blk_serve,
+};
+
 static int ignored(lk_device *device, unsigned queue, uint64_t value, int why)
 {
     lk_feed_emit(device->machine->feed, EV_KICK_IGNORED, queue < QUEUE_MAX ? (int)queue : -1, value, (uint64_t)why, 0,
@@ -21,8 +28,8 @@ int lk_queue_run(lk_device *device, unsigned queue, int how)
     vq->runs++;
     vq->unfinished = 0;
     lk_feed_emit(device->machine->feed, EV_QUEUE_NOTIFY, vq->index, (uint64_t)how, 0, 0, 0, 0);
-    if (device->kind == DEVICE_BLK)
-        blk_serve(device, vq);
+    if (serve[device->kind])
+        serve[device->kind](device, vq);
     return 1;
 }
 

@@ -91,7 +91,8 @@ V6: dict[Cause, Row] = {
     Cause.BUS_MASTER_OFF: Row(
         8, (Step.STOP, Step.DROP_DRIVER_OK, Step.WRITE_CONFIG), with_bus_master_bug=(Step.WRITE_CONFIG,)
     ),
-    Cause.BACKEND: Row(9, (Step.STOP, Step.CLEAR_PROPERTY), if_not_started=()),
+    Cause.BACKEND_TAKES: Row(9, (Step.STOP, Step.CLEAR_PROPERTY), if_not_started=()),
+    Cause.BACKEND_GIVES: Row(9, (Step.STOP, Step.CLEAR_PROPERTY), if_not_started=()),
     Cause.RESUME: Row(10, (Step.START_IF_DRIVER_OK,)),
     Cause.PAUSE: Row(10, (Step.STOP,)),
     Cause.EXIT: Row(11, (Step.STOP,)),
@@ -215,13 +216,14 @@ class HostNotifiers:
 
     def set_host_notifier(self, queue: int, assign: bool) -> None:
         """R9: a backend takes one queue's notifier, or gives it back. HostError if KVM refuses."""
-        self.happens(Situation(Cause.BACKEND))
+        cause = Cause.BACKEND_TAKES if assign else Cause.BACKEND_GIVES
+        self.happens(Situation(cause))
         if assign:
             self._assign(queue)
-            self._owned_by(queue, Owner.BACKEND, self.table[Cause.BACKEND].rule, Cause.BACKEND)
+            self._owned_by(queue, Owner.BACKEND, self.table[cause].rule, cause)
         elif self._deassign(queue):
             self._drain_and_close(queue)
-            self._owned_by(queue, Owner.NONE, self.table[Cause.BACKEND].rule, Cause.BACKEND)
+            self._owned_by(queue, Owner.NONE, self.table[cause].rule, cause)
 
     # -- START and STOP, and what they do to one queue: each beside its undoing ----------------------------------------
 

@@ -1,4 +1,6 @@
 typedef struct lk_chain lk_chain;
+typedef struct lk_net lk_net;
+typedef struct lk_terminal lk_terminal;
 
 typedef struct {
     uint16_t num; /* descriptors; 0 = no such queue */
@@ -38,11 +40,17 @@ typedef struct {
     lk_vq vq[QUEUE_MAX];
     lk_vector vectors[MSIX_VECTORS_MAX];
     lk_blk blk;
+    lk_net *net;
+    lk_terminal *terminal;
     lk_chain *chain; /* the descriptor chain being served; one at a time, under the big lock */
 } lk_device;
 
 #define DEVICE_NULL 0
 #define DEVICE_BLK 1
+#define DEVICE_NET 2
+#define DEVICE_CONSOLE 3
+#define DEVICE_PYTHON 4
+#define DEVICE_KINDS 5
 
 lk_device *lk_device_new(lk_machine *machine, int kind);
 void lk_device_free(lk_device *device);
