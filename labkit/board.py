@@ -111,7 +111,8 @@ class Board:
         )
         self._undo.append(self._remove_device)
         self.pci.functions[NUMBERS["VIRTIO_SLOT"]] = self.proxy
-        firmware.assign_bars(self.proxy)
+        with self.locked():
+            firmware.assign_bars(self.proxy)
         self.runstate.listen(self._state_changed)
 
     def _remove_device(self) -> None:

@@ -22,6 +22,7 @@ lk_device *lk_device_new(lk_machine *machine, int kind)
     }
     device->machine = machine;
     device->kind = kind;
+    device->queue_indices = QUEUE_MAX;
     device->blk.fd = -1;
     for (int i = 0; i < QUEUE_MAX; i++) {
         device->vq[i].index = (uint16_t)i;

@@ -199,7 +199,7 @@ def _rule(number: int) -> Value:
 FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.KICK_TRAP: (("value", _plain), ("width_bytes", _plain), ("port", _hex)),
     Kind.KICK_IGNORED: (("value", _plain), ("why", _word(Ignored))),
-    Kind.KICK_EVENTFD: (("kicks", _plain), ("synthetic", _plain)),
+    Kind.KICK_EVENTFD: (("kicks", _plain), ("synthetic", _plain), ("forwarded", _plain)),
     Kind.QUEUE_NOTIFY: (("by", _word(Run)),),
     Kind.REQUEST: (
         ("type", _upper(BlkType)),
@@ -215,7 +215,7 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.DEASSIGN: (("port", _hex), ("value", _plain), ("fd", _plain), ("errno", _plain)),
     Kind.ATTACH: (("fd", _plain),),
     Kind.DETACH: (("fd", _plain),),
-    Kind.DRAIN: (("kicks", _plain), ("synthetic", _plain)),
+    Kind.DRAIN: (("kicks", _plain), ("synthetic", _plain), ("forwarded", _plain)),
     Kind.OWNER: (
         ("before", _word(Owner)),
         ("after", _word(Owner)),

@@ -4,7 +4,7 @@
 /* kinds */
 #define EV_KICK_TRAP 1     /* a value, b width_bytes, c port */
 #define EV_KICK_IGNORED 2  /* a value, b IGNORED_* */
-#define EV_KICK_EVENTFD 3  /* a kicks, b synthetic */
+#define EV_KICK_EVENTFD 3  /* a kicks, b synthetic, c forwarded */
 #define EV_QUEUE_NOTIFY 4  /* a RUN_* : rule R14 */
 #define EV_REQUEST 5       /* a type, b sector, c bytes, d status, e head */
 #define EV_INTERRUPT 6     /* a vector, b IRQ_WAY_* */
@@ -14,7 +14,7 @@
 #define EV_DEASSIGN 10     /* a port, b value, c fd, d errno */
 #define EV_ATTACH 11       /* a fd: the iothread watches it */
 #define EV_DETACH 12       /* a fd */
-#define EV_DRAIN 13        /* a kicks, b synthetic: found by test-and-clear in the stopping thread */
+#define EV_DRAIN 13        /* a kicks, b synthetic, c forwarded: found by test-and-clear in the stopping thread */
 #define EV_OWNER 14        /* a OWNER_* from, b OWNER_* to, c rule, d CAUSE_*, e fd */
 #define EV_RUNSTATE 15     /* a STATE_* from, b STATE_* to */
 #define EV_STEP 16         /* a command, b vcpu, c arg0, d arg1 */
