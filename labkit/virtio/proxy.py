@@ -30,6 +30,7 @@ from labkit.pc.msix import Msix
 from labkit.pc.pci import COMMAND, Bar, PciFunction
 from labkit.trace.events import Cause, Kind, status_text
 from labkit.trace.feed import Feed
+from labkit.virtio.backends.worker import Worker
 from labkit.virtio.devices.base import Device
 from labkit.virtio.faults import Faults
 from labkit.virtio.notifier import Flag, HostNotifiers, Situation
@@ -62,6 +63,7 @@ class Proxy(PciFunction):
         *,
         revision: str,
         ioeventfd: bool,
+        name: str = "vm",
     ) -> None:
         super().__init__(model.pci_header(), *buses)
         self.model, self.device, self.memory, self.feed = model, native, memory, feed
@@ -84,6 +86,7 @@ class Proxy(PciFunction):
             ioeventfd=ioeventfd,
             starts_on_kick=model.starts_on_kick,
         )
+        self.backend = Worker(native, self.notifiers, f"{name}-backend")
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
         self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))
@@ -112,6 +115,7 @@ class Proxy(PciFunction):
     def follow(self, live: bool) -> None:
         """The machine runs and the driver is up, or not."""
         self.model.follow(live)
+        self.backend.follow(live)
 
     def reset_virtio(self) -> None:
         """Rings, features, ISR, selection and vectors as at power-on."""
