@@ -228,7 +228,8 @@ def boot(
     ioeventfd: the property (R1); None: the device's default.
     vcpus: 1 to 8. memory_mib: 16 to 2048. queues: 1 to 64 for "null"; a legacy "blk" has one.
     irq: "msix" or "poll", what the lab's driver uses.
-    revision: which rules ("v6", "merged", "0.14", "today": labkit.rules). mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
+    revision: which rules: "v6", "merged", "0.14" or "today" (labkit.rules.differences()).
+    mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
     kernel, cmdline: a multiboot 1 ELF of your own instead of the lab's agent, entered as a PC loader does.
     bring_up: let the lab's driver set the device up, to DRIVER_OK; False leaves every step to `vm.guest`.
 

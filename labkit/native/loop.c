@@ -117,8 +117,8 @@ static void host_notifier_read(lk_loop *loop, uint64_t which)
     handler *entry = &loop->slots[which >> 32 & (SLOTS - 1)];
     lk_lock_take(loop->machine);
     int how = loop->worker ? RUN_BACKEND : RUN_IOTHREAD;
-    int kicked = entry->fd >= 0 && entry->generation == (uint32_t)which &&
-                 lk_notifier_take(entry->device, entry->queue, how);
+    int kicked =
+        entry->fd >= 0 && entry->generation == (uint32_t)which && lk_notifier_take(entry->device, entry->queue, how);
     if (kicked && loop->worker)
         worker_run(loop->worker, entry->queue);
     else if (kicked)

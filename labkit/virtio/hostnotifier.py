@@ -36,7 +36,7 @@ class HostNotifier:
     # -- an eventfd, known to KVM --------------------------------------------------------------------------------------
 
     def assign(self, port: int | None) -> None:
-        """Create the eventfd, with count 1, and tell KVM; `port` None: BAR0 is not decoded. HostError: nothing is left."""
+        """Create the eventfd, with count 1, and tell KVM; `port` None: nowhere yet. HostError: nothing is left."""
         fd = self._host.eventfd(self.queue)
         try:
             self._register(port, fd)

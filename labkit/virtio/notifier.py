@@ -377,7 +377,7 @@ class HostNotifiers:
         return self._transport.notify_base + Register.QUEUE_NOTIFY
 
     def _deassign(self, notifier: HostNotifier) -> None:
-        error = notifier.deassign(self._notify_port())
+        error = notifier.deassign(notifier.port if self._follows_bar else self._notify_port())
         if error is not None:
             self._keep(error)
             self._stranded.append(notifier.strand())

@@ -1,4 +1,4 @@
-"""Who else can serve a queue? A backend: a thread of its own that takes the host notifiers (R9) and keeps its own indices.
+"""Who else can serve a queue? A backend: a thread that takes the host notifiers (R9) and keeps indices of its own.
 
 It wants the queues from `take` to `give_back`, and has them while the driver is up and the machine runs: on a pause, a
 reset or a driver that goes it gives them back, and the rules go on from there.
