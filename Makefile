@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab install test check format asan notebooks bench lock clean FORCE
+.PHONY: help lab install test check format asan fidelity notebooks bench lock clean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -104,6 +104,10 @@ format: install  ## put Python and C into the house's layout
 asan: install  ## the C core with address and undefined-behaviour sanitizers, in build/asan
 	@rm -rf build/asan
 	@LABKIT_SANITIZE=1 $(BIN)/python -W ignore setup.py -q build --force --build-base build/asan-objects --build-lib build/asan
+
+fidelity: install  ## hold rules and QEMU to the tests, then write docs/fidelity.md and docs/rules.md
+	@$(BIN)/python -m pytest -q tests/test_rules_*.py
+	@$(BIN)/python tools/fidelity.py
 
 notebooks: install  ## run the notebooks and store what they show (after a change that shows)
 	@$(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
