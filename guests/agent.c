@@ -8,6 +8,7 @@
 #include "pci.h"
 #include "report.h"
 #include "script.h"
+#include "serial.h"
 #include "steps.h"
 #include "virtio_legacy.h"
 #include "x86.h"
@@ -276,10 +277,30 @@ static uint32_t park(void)
     return command;
 }
 
-/* No labkit here. A script on the command line will do; without one there is nothing to do. */
+/* Whoever is at the other end of the serial port tells steps line by line, and reads the answers there. */
+static _Noreturn void go_by_serial(const context *self)
+{
+    static char line[SCRIPT_LINE_MAX];
+    if (!serial_open()) {
+        say("there is no serial port\n");
+        finish(1);
+    }
+    say_on_serial();
+    say("ready\n");
+    for (;;) {
+        if (serial_line(line, sizeof line))
+            script_run(line, self->box, do_step, self);
+        else
+            say("no step: the line is too long\n");
+    }
+}
+
+/* No labkit here. A script on the command line will do, or somebody at the serial port; else there is nothing to do. */
 static _Noreturn void go_alone(const context *self, uint32_t info)
 {
-    const char *script = option(command_line(info), "steps");
+    const char *line = command_line(info), *script = option(line, "steps");
+    if (option_is(line, "steps", "serial"))
+        go_by_serial(self);
     if (script)
         finish(script_run(script, self->box, do_step, self));
     say("this guest is driven by labkit, and nobody is there\n");

@@ -64,6 +64,21 @@
 #define PORT_PCI_ADDRESS 0xcf8
 #define PORT_PCI_DATA 0xcfc
 
+/* -- COM1, a 16550: how a machine without the lab tells the agent its steps ------------------------------------------- */
+#define PORT_SERIAL 0x3f8           /* registers below are offsets from it */
+#define UART_DATA 0
+#define UART_DIVISOR_LOW 0          /* these two while UART_DIVISOR_LATCH is set */
+#define UART_DIVISOR_HIGH 1
+#define UART_INTERRUPT_ENABLE 1
+#define UART_FIFO_CONTROL 2
+#define UART_LINE_CONTROL 3
+#define UART_LINE_STATUS 5
+#define UART_FIFO_ON_AND_EMPTY 0x07
+#define UART_8_BITS 0x03
+#define UART_DIVISOR_LATCH 0x80
+#define UART_HAS_RECEIVED 0x01
+#define UART_CAN_SEND 0x20
+
 /* -- mailbox: 64-bit slots, offsets from its start ------------------------------------------------------------------ */
 #define MB_ARGS 0x00                /* 8 arguments, host -> guest */
 #define MB_RESULTS 0x40             /* 8 results, guest -> host */

@@ -1,10 +1,22 @@
-/* What does a guest tell the world? Characters on PORT_CONSOLE; the last word goes to PORT_EXIT. */
+/* What does a guest tell the world? Characters on PORT_CONSOLE, or on the serial port if it is spoken to there; the
+ * last word goes to PORT_EXIT. */
 #include "report.h"
+#include "serial.h"
 #include "x86.h"
+
+static bool on_serial;
+
+void say_on_serial(void)
+{
+    on_serial = true;
+}
 
 void say_character(char character)
 {
-    out8(PORT_CONSOLE, (uint8_t)character);
+    if (on_serial)
+        serial_send(character);
+    else
+        out8(PORT_CONSOLE, (uint8_t)character);
 }
 
 void say(const char *text)
