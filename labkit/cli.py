@@ -156,7 +156,8 @@ def _sentences(story: dict[str, Any]) -> list[str]:
     disk = story["disk"] or "a RAM disk"
     data = bytes.fromhex(story["data"])
     shown = "all zero" if not any(data) else f"beginning {data[:SHOWN_BYTES].hex(' ')}"
-    machine = f"{story['machine']}: {story['vcpus']} vCPU on {story['cpu']}, {story['memory_mib']} MiB, {disk}, rules {story['revision']}"
+    machine = f"{story['machine']}: {story['vcpus']} vCPU on {story['cpu']}, {story['memory_mib']} MiB, {disk}"
+    machine += f", rules {story['revision']}"
     started, *stopped = _owner_sentences(story)
     return [
         f"{machine}; booted to DRIVER_OK in {story['boot_ms']:.1f} ms.",

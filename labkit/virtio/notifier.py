@@ -47,7 +47,7 @@ today   (QEMU 7.2) R2: a status of exactly ACKNOWLEDGE|DRIVER turns bus-master o
         backend grabs the notifiers (STOP at the first) and releases them (START at the last, if still wanted). R12:
         indices up to 1023 are let through, to queues that have no ring. R13: gone. R16: the registration follows the
         BAR. R17: the kick starts the notifiers, for a device that starts on a kick. A trapped kick of a queue that
-        has a notifier is written to its eventfd.
+        has a notifier is written to its eventfd. An access of BAR0 that is not aligned comes as smaller ones that are.
 
 The tables below say which steps follow which cause; the engine below them only carries them out.
 """
@@ -142,6 +142,7 @@ TODAY = V0_14._replace(
     heeds_bus_master=True,
     suppresses=True,
     queue_indices=QUEUE_INDICES_TODAY,
+    splits_unaligned=True,
     offers=Feature.EVENT_IDX,
 )
 
