@@ -27,6 +27,7 @@ typedef struct {
     int fd;
     uint8_t writable;
     uint64_t sectors;
+    uint64_t delay_ns; /* how much longer each data request takes */
     char id[20]; /* BLK_ID_BYTES */
 } lk_blk;
 
@@ -35,6 +36,7 @@ typedef struct {
     int kind; /* DEVICE_* */
     uint16_t notify_port; /* BAR0 + REG_QUEUE_NOTIFY while I/O decode is on, else 0 */
     uint8_t isr, broken, stopping;
+    uint8_t hurry; /* somebody who stops the machine waits for the big lock: a slow device leaves the rest for later */
     uint8_t msix_enabled, msix_masked;
     uint32_t guest_features;
     lk_vq vq[QUEUE_MAX];
@@ -59,4 +61,5 @@ void lk_queue_set_pfn(lk_device *device, unsigned queue, uint32_t pfn);
 int lk_queue_run(lk_device *device, unsigned queue, int how);
 int lk_queue_trap(lk_device *device, uint32_t value, unsigned width, uint16_t port);
 uint64_t lk_notifier_take(lk_device *device, unsigned queue, int how);
+void lk_be_slow(uint64_t delay_ns);
 int lk_vector_raise(lk_device *device, unsigned vector);

@@ -39,6 +39,10 @@ class Device:
     def attach(self, native: Any) -> None:
         """Tell the C core's device what it needs beyond its queues."""
 
+    def remark(self) -> str:
+        """What a view of the machine adds to the device's name; empty where there is nothing unusual."""
+        return ""
+
     def close(self) -> None:
         """Release the backend."""
 
