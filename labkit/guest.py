@@ -99,6 +99,11 @@ class Storm(NamedTuple):
         """The part of the vCPUs' time in which they could do nothing else: in kicks and waiting for the lock."""
         return self.kick_share + self.lock_share
 
+    @property
+    def blocked_ns_per_request(self) -> float:
+        """The same as time of all vCPUs together, for each request."""
+        return self.blocked_share * self.vcpus * self.seconds * 1e9 / self.requests if self.requests else 0.0
+
 
 class Guest:
     """The driver in the guest, one step at a time. Every call raises GuestError if the guest is gone or hangs."""

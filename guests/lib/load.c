@@ -10,6 +10,7 @@ static struct {
     spinlock lock;
     uint32_t arrived;        /* at the meeting of this round */
     volatile uint32_t round; /* meetings that came about */
+    uint64_t met;            /* TSC when the last one did: one start for all, however late a vCPU gets going */
     uint64_t slots;          /* a bit for each slot the load may use */
     uint64_t sector;         /* of the next request */
     uint64_t issued, errors, kicks;
@@ -36,6 +37,7 @@ static bool meet(uint32_t vcpus, uint64_t deadline)
     uint32_t round = shared.round;
     if (++shared.arrived == vcpus) {
         shared.arrived = 0;
+        shared.met = rdtsc();
         shared.round++;
     }
     spin_unlock(&shared.lock);
@@ -183,10 +185,11 @@ uint32_t load_run(virtio_device *v, const load_plan *plan, uint32_t vcpu, load_r
     if (!meet(plan->vcpus, deadline_after(plan->timeout_ticks)))
         return AGENT_TIMEOUT;
 
-    uint64_t interrupts = device_interrupts, start = rdtsc(), deadline = deadline_after(plan->timeout_ticks);
+    uint64_t interrupts = device_interrupts, start = shared.met, own_start = rdtsc(),
+             deadline = deadline_after(plan->timeout_ticks);
     for (turn(v, r, plan, result); !over(plan); turn(v, r, plan, result))
         wait_for_turn(v, r, plan, deadline);
-    result->own_ticks = rdtsc() - start;
+    result->own_ticks = rdtsc() - own_start;
     result->interrupts = device_interrupts - interrupts;
 
     meet(plan->vcpus, deadline_after(0)); /* the totals are whole when all are out */
