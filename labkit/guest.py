@@ -16,6 +16,8 @@ from labkit.trace.events import Kind
 
 SLICE_MS = 20  # how long a wait goes without looking for an interrupt of the cell
 TIMEOUT_S = 10.0
+LOOK_S = 0.25  # how long a wait for one chain goes without a look at the device
+TICK_S = 0.001
 GRACE_S = 1.0  # the guest gives up first and says so; the host only waits for a guest that cannot
 SLOTS = struct.Struct(f"<{abi.MB_SLOTS}Q")
 SECTORS_PER_REQUEST = abi.BUFFER_STRIDE // abi.SECTOR_BYTES
@@ -40,7 +42,10 @@ class Added(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """What wait() reaped: how many, and of the last one head, used.len, status byte, slot."""
+    """What wait() reaped: how many, and of the last one head, used.len, status byte, slot.
+
+    `status` is that of a block request; buffers have none, and it stays 0xff, which no device answers.
+    """
 
     reaped: int
     head: int
@@ -127,6 +132,13 @@ class Guest:
         r = self._step(Command.ADD, queue, type, sector, bytes)
         return Added(r[0], r[1], r[2])
 
+    def add_buffers(self, queue: int = 0, send_bytes: int = 0, receive_bytes: int = 0) -> Added:
+        """Fill descriptors for plain buffers, without telling the device: it reads the first and writes the second.
+
+        The second follows the first in guest memory, 64 KiB hold both; one of 0 bytes is left out, but not both.
+        """
+        return Added(*self._step(Command.ADD_BUFFERS, queue, send_bytes, receive_bytes)[:3])
+
     def publish(self, queue: int = 0) -> bool:
         """Move avail.idx past what was added. True if the device wants a kick."""
         return bool(self._step(Command.PUBLISH, queue)[2])
@@ -167,6 +179,36 @@ class Guest:
         """A GET_ID request: the name of the disk."""
         self._request(BlkType.GET_ID, 0, abi.BLK_ID_BYTES, timeout_s)
         return self._board.memory.read(abi.GPA_BUFFERS, abi.BLK_ID_BYTES).rstrip(b"\0").decode(errors="replace")
+
+    def exchange(self, data: bytes = b"", receive: int = 0, queue: int = 0, timeout_s: float = TIMEOUT_S) -> bytes:
+        """Send `data` to a device that is no disk, and take its answer of at most `receive` bytes: one whole chain.
+
+        Brings the driver up if it is not. What was added before and not waited for may come back first: it is reaped
+        and not reported. UsageError: nothing to send and nothing to receive, or more than 64 KiB.
+        """
+        if not 0 < len(data) + receive <= abi.BUFFER_STRIDE or receive < 0:
+            raise UsageError(f"{len(data)} bytes to send and {receive} to receive: 1 to {abi.BUFFER_STRIDE} together")
+        added = Added(*self._when_up(lambda: self._step(Command.ADD_BUFFERS, queue, len(data), receive))[:3])
+        memory = self._board.memory
+        memory.write(added.buffer_gpa, data)
+        if self.publish(queue):
+            self.kick(queue)
+        written = self._wait_for(added, queue, timeout_s)
+        return memory.read(added.buffer_gpa + len(data), min(written, receive))
+
+    def _wait_for(self, added: Added, queue: int, timeout_s: float) -> int:
+        """used.len of that chain. Others that come first are passed over."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(deadline - time.monotonic(), TICK_S)
+            try:
+                done = self.wait(queue, timeout_s=min(left_s, LOOK_S))
+            except StepFailed as error:
+                if error.status is not AgentStatus.TIMEOUT or left_s <= LOOK_S:
+                    raise
+            else:
+                if done.slot == added.slot:
+                    return done.used_len
 
     def _request(self, type: BlkType, sector: int, size: int, timeout_s: float, data: bytes = b"") -> None:
         self._board.memory.write(abi.GPA_BUFFERS, data)
