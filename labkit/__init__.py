@@ -2,6 +2,16 @@
 
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
 from labkit.machine import Machine, boot
+from labkit.virtio.devices.base import Device
 
-__all__ = ["GuestCrash", "GuestError", "HostError", "LabkitError", "Machine", "UsageError", "boot"]
+__all__ = [
+    "Device",
+    "GuestCrash",
+    "GuestError",
+    "HostError",
+    "LabkitError",
+    "Machine",
+    "UsageError",
+    "boot",
+]
 __version__ = "0.1.0"

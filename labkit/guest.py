@@ -197,9 +197,10 @@ class Guest:
         return memory.read(added.buffer_gpa + len(data), min(written, receive))
 
     def _wait_for(self, added: Added, queue: int, timeout_s: float) -> int:
-        """used.len of that chain. Others that come first are passed over."""
+        """used.len of that chain. Waits in short steps: a device of the user's own that failed is told of at once."""
         deadline = time.monotonic() + timeout_s
         while True:
+            self._check_model()
             left_s = max(deadline - time.monotonic(), TICK_S)
             try:
                 done = self.wait(queue, timeout_s=min(left_s, LOOK_S))
@@ -341,6 +342,8 @@ class Guest:
         status = int.from_bytes(memory.read(_mailbox(index) + abi.MB_STATUS, 8), "little")
         results: tuple[int, ...] = SLOTS.unpack(memory.read(_mailbox(index) + abi.MB_RESULTS, SLOTS.size))
         self._board.feed.emit(Kind.STEP_DONE, -1, command, index, status, results[0])
+        if status == AgentStatus.TIMEOUT:
+            self._check_model()
         if status != AgentStatus.OK:
             raise StepFailed(command, AgentStatus(status) if status in set(AgentStatus) else None)
         return results
@@ -353,6 +356,9 @@ class Guest:
             if idle < 0 or self._board.crash is not None:
                 raise self._crash()
             if time.monotonic() > deadline:
+                self._check_model()
+                if inside := self._board.plan.model.inside:
+                    raise UsageError(f"{what}: {inside} has not returned, and nothing else is served while it runs")
                 raise GuestError(f"{what}: vCPU {index} did not come back within {timeout_s:g} s; {self._where(index)}")
 
     def _where(self, index: int) -> str:
@@ -369,6 +375,12 @@ class Guest:
             raise self._crash()
         if not board.runstate.running:
             raise UsageError(f"the machine is {board.runstate.state.name.lower()}: no guest step can be done")
+
+    def _check_model(self) -> None:
+        """A device that its own code broke answers nothing more: say where that failed, not that time is over."""
+        model = self._board.plan.model
+        if model.error is not None and self._board.device.broken:
+            raise UsageError(f"{model.failure}; the device is broken until a reset: vm.reset()") from model.error
 
     def _crash(self) -> Exception:
         board = self._board

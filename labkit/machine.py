@@ -25,6 +25,7 @@ from labkit.virtio import catalogue
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
+    from labkit.virtio.devices.base import Device
     from labkit.virtio.proxy import Proxy
 
 _numbers = itertools.count()
@@ -138,6 +139,10 @@ class Machine:
 
     def _command(self, work: Any) -> None:
         self._check_open()
+        if self._board.is_own_thread() and not self._board.owner.is_current:
+            raise UsageError(
+                "a device's handle() runs in a thread of the machine: it cannot wait for the machine to stop"
+            )
         if self._board.crash is not None and work != self._board.reset:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
         self._board.owner.call(work)
@@ -182,7 +187,7 @@ class Machine:
 
 
 def boot(
-    device: str = "blk",
+    device: str | Device = "blk",
     *,
     disk: str | os.PathLike[str] | None = None,
     writable: bool = False,
@@ -200,7 +205,8 @@ def boot(
 ) -> Machine:
     """Boot a guest with one virtio device.
 
-    device: "blk", or "null" (a queue nobody serves, for measurements).
+    device: "blk", "null" (a queue nobody serves, for measurements), or one of your own: an
+        instance of a subclass of labkit.Device, which can be booted again when this machine is closed.
     disk: a raw image or block device, read-only unless `writable`; None: a RAM disk of 16 MiB.
     ioeventfd: the property (R1); None: the device's default.
     vcpus: 1 to 8. memory_mib: 16 to 2048. queues: 1 to 64 for "null"; a legacy "blk" has one.

@@ -42,6 +42,7 @@ typedef struct {
     lk_blk blk;
     lk_net *net;
     lk_terminal *terminal;
+    void *python; /* DEVICE_PYTHON: the handle it is called back by; NULL = nobody is there */
     lk_chain *chain; /* the descriptor chain being served; one at a time, under the big lock */
 } lk_device;
 
