@@ -1,6 +1,7 @@
 """labkit: boot tiny KVM guests from a notebook, and see who handles each virtqueue kick."""
 
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
+from labkit.loader import guest_image
 from labkit.machine import Machine, boot
 from labkit.virtio.devices.base import Device
 
@@ -13,5 +14,6 @@ __all__ = [
     "Machine",
     "UsageError",
     "boot",
+    "guest_image",
 ]
 __version__ = "0.1.0"

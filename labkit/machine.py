@@ -25,6 +25,7 @@ from labkit.virtio import catalogue
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
+    from labkit.terminal import Terminal
     from labkit.virtio.devices.base import Device
     from labkit.virtio.proxy import Proxy
 
@@ -75,6 +76,14 @@ class Machine:
         """What the guest wrote to port 0xe9 since the last reset, at most 1 MiB."""
         self._check_open()
         return _console(self._board.memory.native)
+
+    @property
+    def terminal(self) -> Terminal:
+        """The host's end of a virtio-console: `output`, `text`, `send(...)`. UsageError: the device is no console."""
+        from labkit.terminal import Terminal
+
+        self._check_open()
+        return Terminal(self._board, self)
 
     @property
     def proxy(self) -> Proxy:
@@ -205,7 +214,7 @@ def boot(
 ) -> Machine:
     """Boot a guest with one virtio device.
 
-    device: "blk", "null" (a queue nobody serves, for measurements), or one of your own: an
+    device: "blk", "console" (see `terminal`), "null" (a queue nobody serves, for measurements), or one of your own: an
         instance of a subclass of labkit.Device, which can be booted again when this machine is closed.
     disk: a raw image or block device, read-only unless `writable`; None: a RAM disk of 16 MiB.
     ioeventfd: the property (R1); None: the device's default.

@@ -13,10 +13,10 @@ ROOT = HERE.parent.parent
 ABI = ROOT / "guests" / "include" / "abi.h"
 
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
-DECLARATIONS = ("events", "feed", "machine", "device", "pydevice", "host", "loop", "vcpu", "bench")
+DECLARATIONS = ("events", "feed", "machine", "device", "terminal", "pydevice", "host", "loop", "vcpu", "bench")
 CALLED_BACK = 'extern "Python+C" int lk_python_handle(void *python, unsigned queue);'  # what C calls of Python
 KERNEL = ("kvm",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
-SOURCES = ("feed", "machine", "queue", "device", "blk", "pydevice", "kick", "host", "loop", "vcpu", "bench")
+SOURCES = ("feed", "machine", "queue", "device", "blk", "terminal", "pydevice", "kick", "host", "loop", "vcpu", "bench")
 
 
 def declaration(path: Path) -> str:

@@ -52,6 +52,12 @@ def _own(device: Device, options: Options) -> Device:
     return PythonDevice(device) if device.kind == lib.DEVICE_PYTHON else device
 
 
+def _console(_: Options) -> Device:
+    from labkit.virtio.devices.console import Console
+
+    return Console()
+
+
 def _blk(options: Options) -> Device:
     from labkit.virtio.devices.blk import Blk
 
@@ -68,5 +74,6 @@ def _null(options: Options) -> Device:
 
 MAKERS = {
     "blk": Maker(frozenset({"disk", "writable", "queues"}), _blk),
+    "console": Maker(frozenset(), _console),
     "null": Maker(frozenset({"queues"}), _null),
 }
