@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labkit.bench import costs, kicks, life, requests
+from labkit.bench import costs, kicks, life, requests, spin
 from labkit.bench.row import REQUESTS_PER_S, Spec, Target
 
 _RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
@@ -39,6 +39,13 @@ SPECS = (
     ),
     *(_requests(depth, ioeventfd=True) for depth in requests.DEPTHS),
     *(_requests(depth, ioeventfd=False) for depth in requests.DEPTHS),
+    Spec(
+        "spin",
+        "ns",
+        "a character to the console from a driver that kicks and spins, through an ioeventfd: against rule R1",
+        "the same driver, its kicks trapping: the answer is there when the kick returns",
+        spin.per_character,
+    ),
     Spec(
         "boot",
         "ms",
