@@ -42,10 +42,7 @@ class Added(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """What wait() reaped: how many, and of the last one head, used.len, status byte, slot.
-
-    `status` is that of a block request; buffers have none, and it stays 0xff, which no device answers.
-    """
+    """What wait() reaped: how many, and of the last one head, used.len, status byte (0xff: it has none), slot."""
 
     reaped: int
     head: int
@@ -189,12 +186,11 @@ class Guest:
         if not 0 < len(data) + receive <= abi.BUFFER_STRIDE or receive < 0:
             raise UsageError(f"{len(data)} bytes to send and {receive} to receive: 1 to {abi.BUFFER_STRIDE} together")
         added = Added(*self._when_up(lambda: self._step(Command.ADD_BUFFERS, queue, len(data), receive))[:3])
-        memory = self._board.memory
-        memory.write(added.buffer_gpa, data)
+        self._board.memory.write(added.buffer_gpa, data)
         if self.publish(queue):
             self.kick(queue)
         written = self._wait_for(added, queue, timeout_s)
-        return memory.read(added.buffer_gpa + len(data), min(written, receive))
+        return self._board.memory.read(added.buffer_gpa + len(data), min(written, receive))
 
     def _wait_for(self, added: Added, queue: int, timeout_s: float) -> int:
         """used.len of that chain. Waits in short steps: a device of the user's own that failed is told of at once."""

@@ -6,6 +6,7 @@ then GIL; nobody waits for the big lock with the GIL held, for cffi lets go of i
 
 from __future__ import annotations
 
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 from labkit.abi import NUMBERS, QUEUE_MAX
@@ -33,12 +34,17 @@ class PythonDevice(Device):
         self.device = device
         self._native: Any = None
         self._handle: Any = None
+        self._queues: tuple[DeviceQueue, ...] = ()
         self._check()
 
     def _check(self) -> None:
         device = self.device
         if getattr(device.handle, "__func__", None) is Device.handle:
             raise UsageError(f"{_class(device)} has no handle(self, queue): what does it do when a queue is kicked?")
+        try:
+            self._tell(None, "")
+        except Exception as error:
+            raise UsageError(f"{_class(device)}: the lab sets its queues, error and failure, and it cannot") from error
         for name, most in NUMBERS_OF_A_DEVICE.items():
             _check_number(device, name, most)
         self.name = str(device.name) or _class(device).lower()
@@ -83,9 +89,11 @@ class PythonDevice(Device):
 
     def attach(self, native: Any) -> None:
         """The C core can call from here on. The handle refers to this object, never to the machine."""
+        self._tell(None, "")
         self._native, self._handle = native, ffi.new_handle(self)
         native.python = self._handle
-        self.device.queues = tuple(DeviceQueue(native, index) for index in range(len(self.queue_sizes)))
+        self._queues = tuple(DeviceQueue(native, index) for index in range(len(self.queue_sizes)))
+        self.device.queues = self._queues
         self._call("attach", native)
 
     def close(self) -> None:
@@ -93,24 +101,30 @@ class PythonDevice(Device):
         if self._native is not None:
             self._native.python = ffi.NULL
         self._native = self._handle = None
-        self.device.queues = ()
+        self._queues = self.device.queues = ()
         self._call("close")
 
     # -- a kick --------------------------------------------------------------------------------------------------------
 
     def serve(self, index: int) -> bool:
         """Run `handle` once. True if it must be called again for what is left in the ring."""
-        queues = self.device.queues
-        if index >= len(queues):
+        if index >= len(self._queues):
             return False  # a ring of a queue that is not there
-        for queue in queues:
+        for queue in self._queues:
             queue._enter()
-        self._call("handle", queues[index], index=index)
-        unpushed = next((queue for queue in queues if queue._unpushed), None)
-        if unpushed is not None and not self._native.broken:
+        self._check_done(index, self._call("handle", self._queues[index], index=index))
+        return [queue._leave() for queue in self._queues][index]
+
+    def _check_done(self, index: int, result: object) -> None:
+        """What handle may leave behind: nothing."""
+        unpushed = next((queue for queue in self._queues if queue._unpushed), None)
+        if isinstance(result, Generator | Coroutine):
+            result.close()
+            self._fails(
+                "handle", index, UsageError("it has a yield or an async and did not run: it is called, no more")
+            )
+        elif unpushed is not None and not self._native.broken:
             self._fails("handle", index, UsageError(f"{unpushed._unpushed} chains of {unpushed!r} taken, not pushed"))
-        again = [queue._leave() for queue in queues]
-        return again[index]
 
     # -- the device's code, guarded ------------------------------------------------------------------------------------
 
