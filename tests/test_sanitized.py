@@ -11,7 +11,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("queue", "fuzz_rings", "loop", "feed", "msix", "memory", "console", "own_device")
+NAMES = ("queue", "fuzz_rings", "loop", "feed", "msix", "memory", "terminal", "own_rings")
 TESTS = [ROOT / "tests" / f"test_{name}.py" for name in NAMES]
 
 
