@@ -87,6 +87,21 @@ static bool good_request(const uint64_t *a)
     return a[1] <= UINT32_MAX && a[3] <= BUFFER_STRIDE;
 }
 
+/* The queues share the slots, and a queue reaches as many as it has descriptors for. q->slots: none is free. */
+static uint32_t free_slot(const ring *q)
+{
+    uint64_t idle = ~virtio_busy_slots(v) & ~UINT64_C(1); /* slot 0 belongs to whole requests */
+    uint32_t slot = idle ? lowest_bit(idle) : REQUEST_SLOTS;
+    return slot < q->slots ? slot : q->slots;
+}
+
+static void answer_added(const ring *q, uint32_t slot, uint64_t *r)
+{
+    r[0] = q->avail->ring[(uint16_t)(q->added - 1) % q->num];
+    r[1] = slot;
+    r[2] = slot_buffer(slot);
+}
+
 static uint32_t add(const context *self, const uint64_t *a, uint64_t *r)
 {
     (void)self;
@@ -96,15 +111,31 @@ static uint32_t add(const context *self, const uint64_t *a, uint64_t *r)
     if (!good_request(a))
         return AGENT_BAD_ARGUMENT;
     ring *q = &v->rings[a[0]];
-    uint64_t idle = ~virtio_busy_slots(v) & ~UINT64_C(1); /* slot 0 belongs to whole requests */
-    uint32_t slot = idle ? lowest_bit(idle) : REQUEST_SLOTS;
-    if (slot >= q->slots)
+    uint32_t slot = free_slot(q);
+    if (slot == q->slots)
         return AGENT_RING_FULL;
     ring_describe(q, slot, (uint32_t)a[1], (uint32_t)a[3]);
     ring_add(q, slot, a[2]);
-    r[0] = q->avail->ring[(uint16_t)(q->added - 1) % q->num];
-    r[1] = slot;
-    r[2] = slot_buffer(slot);
+    answer_added(q, slot, r);
+    return AGENT_OK;
+}
+
+/* A request to a device that is no disk: nothing but bytes to read and room to write. */
+static uint32_t add_buffers(const context *self, const uint64_t *a, uint64_t *r)
+{
+    (void)self;
+    uint32_t refused = queue_ready(a[0]);
+    if (refused)
+        return refused;
+    if (a[1] > BUFFER_STRIDE || a[2] > BUFFER_STRIDE || a[1] + a[2] > BUFFER_STRIDE || !(a[1] + a[2]))
+        return AGENT_BAD_ARGUMENT;
+    ring *q = &v->rings[a[0]];
+    uint32_t slot = free_slot(q);
+    if (slot == q->slots)
+        return AGENT_RING_FULL;
+    ring_describe_buffers(q, slot, (uint32_t)a[1], (uint32_t)a[2]);
+    ring_add(q, slot, 0);
+    answer_added(q, slot, r);
     return AGENT_OK;
 }
 
@@ -261,6 +292,7 @@ static step *const steps[CMD_LAST + 1] = {
     [CMD_STORM] = storm,
     [CMD_RESET] = reset,
     [CMD_FAULT] = fault,
+    [CMD_ADD_BUFFERS] = add_buffers,
 };
 
 static void do_step(const void *whose, uint32_t command)

@@ -2,7 +2,20 @@
 
 from labkit import rules
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
+from labkit.loader import guest_image
 from labkit.machine import Machine, boot
+from labkit.virtio.devices.base import Device
 
-__all__ = ["GuestCrash", "GuestError", "HostError", "LabkitError", "Machine", "UsageError", "boot", "rules"]
+__all__ = [
+    "Device",
+    "GuestCrash",
+    "GuestError",
+    "HostError",
+    "LabkitError",
+    "Machine",
+    "UsageError",
+    "boot",
+    "guest_image",
+    "rules",
+]
 __version__ = "0.1.0"

@@ -27,7 +27,7 @@ from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
 from labkit.pc.ports import ConsolePort, ExitPort
 from labkit.runstate import RunState
 from labkit.threads import Thread
-from labkit.trace.events import Cause, Kind, Run, State
+from labkit.trace.events import Actor, Cause, Kind, Run, State
 from labkit.trace.feed import Feed
 from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import Situation
@@ -263,8 +263,9 @@ class Board:
         return self._big_lock
 
     def is_own_thread(self) -> bool:
-        """Is the caller one of the threads that `close` waits for?"""
-        return self.owner.is_current or any(thread.is_current for thread in self._threads)
+        """Is the caller one of the threads that `close` waits for? Any iothread counts: it runs Python now and then."""
+        ours = self.owner.is_current or any(thread.is_current for thread in self._threads)
+        return ours or lib.lk_actor() == Actor.IOTHREAD
 
     # -- what the vCPU threads do ---------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from labkit.trace.events import Kind
 
 SLICE_MS = 20  # how long a wait goes without looking for an interrupt of the cell
 TIMEOUT_S = 10.0
+LOOK_S = 0.25  # how long a wait for one chain goes without a look at the device
+TICK_S = 0.001
 GRACE_S = 1.0  # the guest gives up first and says so; the host only waits for a guest that cannot
 SLOTS = struct.Struct(f"<{abi.MB_SLOTS}Q")
 THINK_MAX_NS = 1_000_000_000  # in ticks it must fit 32 bits
@@ -41,7 +43,7 @@ class Added(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """What wait() reaped: how many, and of the last one head, used.len, status byte, slot."""
+    """What wait() reaped: how many, and of the last one head, used.len, status byte (0xff: it has none), slot."""
 
     reaped: int
     head: int
@@ -148,6 +150,13 @@ class Guest:
         r = self._step(Command.ADD, queue, type, sector, bytes)
         return Added(r[0], r[1], r[2])
 
+    def add_buffers(self, queue: int = 0, send_bytes: int = 0, receive_bytes: int = 0) -> Added:
+        """Fill descriptors for plain buffers, without telling the device: it reads the first and writes the second.
+
+        The second follows the first in guest memory, 64 KiB hold both; one of 0 bytes is left out, but not both.
+        """
+        return Added(*self._step(Command.ADD_BUFFERS, queue, send_bytes, receive_bytes)[:3])
+
     def publish(self, queue: int = 0) -> bool:
         """Move avail.idx past what was added. True if the device wants a kick."""
         return bool(self._step(Command.PUBLISH, queue)[2])
@@ -188,6 +197,36 @@ class Guest:
         """A GET_ID request: the name of the disk."""
         self._request(BlkType.GET_ID, 0, abi.BLK_ID_BYTES, timeout_s)
         return self._board.memory.read(abi.GPA_BUFFERS, abi.BLK_ID_BYTES).rstrip(b"\0").decode(errors="replace")
+
+    def exchange(self, data: bytes = b"", receive: int = 0, queue: int = 0, timeout_s: float = TIMEOUT_S) -> bytes:
+        """Send `data` to a device that is no disk, and take its answer of at most `receive` bytes: one whole chain.
+
+        Brings the driver up if it is not. What was added before and not waited for may come back first: it is reaped
+        and not reported. UsageError: nothing to send and nothing to receive, or more than 64 KiB.
+        """
+        if not 0 < len(data) + receive <= abi.BUFFER_STRIDE or receive < 0:
+            raise UsageError(f"{len(data)} bytes to send and {receive} to receive: 1 to {abi.BUFFER_STRIDE} together")
+        added = Added(*self._when_up(lambda: self._step(Command.ADD_BUFFERS, queue, len(data), receive))[:3])
+        self._board.memory.write(added.buffer_gpa, data)
+        if self.publish(queue):
+            self.kick(queue)
+        written = self._wait_for(added, queue, timeout_s)
+        return self._board.memory.read(added.buffer_gpa + len(data), min(written, receive))
+
+    def _wait_for(self, added: Added, queue: int, timeout_s: float) -> int:
+        """used.len of that chain. Waits in short steps: a device of the user's own that failed is told of at once."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._check_model()
+            left_s = max(deadline - time.monotonic(), TICK_S)
+            try:
+                done = self.wait(queue, timeout_s=min(left_s, LOOK_S))
+            except StepFailed as error:
+                if error.status is not AgentStatus.TIMEOUT or left_s <= LOOK_S:
+                    raise
+            else:
+                if done.slot == added.slot:
+                    return done.used_len
 
     def _request(self, type: BlkType, sector: int, size: int, timeout_s: float, data: bytes = b"") -> None:
         self._board.memory.write(abi.GPA_BUFFERS, data)
@@ -327,6 +366,8 @@ class Guest:
         status = int.from_bytes(memory.read(_mailbox(index) + abi.MB_STATUS, 8), "little")
         results: tuple[int, ...] = SLOTS.unpack(memory.read(_mailbox(index) + abi.MB_RESULTS, SLOTS.size))
         self._board.feed.emit(Kind.STEP_DONE, -1, command, index, status, results[0])
+        if status == AgentStatus.TIMEOUT:
+            self._check_model()
         if status != AgentStatus.OK:
             raise StepFailed(command, AgentStatus(status) if status in set(AgentStatus) else None)
         return results
@@ -339,6 +380,9 @@ class Guest:
             if idle < 0 or self._board.crash is not None:
                 raise self._crash()
             if time.monotonic() > deadline:
+                self._check_model()
+                if inside := self._board.plan.model.inside:
+                    raise UsageError(f"{what}: {inside} has not returned, and nothing else is served while it runs")
                 raise GuestError(f"{what}: vCPU {index} did not come back within {timeout_s:g} s; {self._where(index)}")
 
     def _where(self, index: int) -> str:
@@ -355,6 +399,12 @@ class Guest:
             raise self._crash()
         if not board.runstate.running:
             raise UsageError(f"the machine is {board.runstate.state.name.lower()}: no guest step can be done")
+
+    def _check_model(self) -> None:
+        """A device that its own code broke answers nothing more: say where that failed, not that time is over."""
+        model = self._board.plan.model
+        if model.error is not None and self._board.device.broken:
+            raise UsageError(f"{model.failure}; the device is broken until a reset: vm.reset()") from model.error
 
     def _crash(self) -> Exception:
         board = self._board

@@ -48,6 +48,15 @@ def lab_guest(name: str) -> Image:
     return _lab_image(abi.GUEST_IMAGES / f"{name}.bin")
 
 
+def guest_image(name: str) -> Path:
+    """The ELF of a guest built with the package, for `kernel=`: "storm", "spin" ... UsageError: there is none."""
+    path = abi.GUEST_IMAGES / f"{name}.elf"
+    if not path.is_file():
+        known = ", ".join(sorted(image.stem for image in abi.GUEST_IMAGES.glob("*.elf")))
+        raise UsageError(f"no guest {name!r}: there are {known or 'none, build them: make install'}")
+    return path
+
+
 @cache
 def _lab_image(path: Path) -> Image:
     """The file is the guest's memory from GPA_IMAGE on; its header says the rest."""

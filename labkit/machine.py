@@ -25,7 +25,9 @@ from labkit.virtio import catalogue
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
+    from labkit.terminal import Terminal
     from labkit.virtio.backends.worker import Worker
+    from labkit.virtio.devices.base import Device
     from labkit.virtio.faults import Faults
     from labkit.virtio.proxy import Proxy
 
@@ -76,6 +78,14 @@ class Machine:
         """What the guest wrote to port 0xe9 since the last reset, at most 1 MiB."""
         self._check_open()
         return _console(self._board.memory.native)
+
+    @property
+    def terminal(self) -> Terminal:
+        """The host's end of a virtio-console: `output`, `text`, `send(...)`. UsageError: the device is no console."""
+        from labkit.terminal import Terminal
+
+        self._check_open()
+        return Terminal(self._board, self)
 
     @property
     def proxy(self) -> Proxy:
@@ -161,6 +171,10 @@ class Machine:
 
     def _command(self, work: Any) -> None:
         self._check_open()
+        if self._board.is_own_thread() and not self._board.owner.is_current:
+            raise UsageError(
+                "a device's handle() runs in a thread of the machine: it cannot wait for the machine to stop"
+            )
         if self._board.crash is not None and work != self._board.reset:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
         self._board.owner.call(work)
@@ -205,7 +219,7 @@ class Machine:
 
 
 def boot(
-    device: str = "blk",
+    device: str | Device = "blk",
     *,
     disk: str | os.PathLike[str] | None = None,
     writable: bool = False,
@@ -224,7 +238,8 @@ def boot(
 ) -> Machine:
     """Boot a guest with one virtio device.
 
-    device: "blk", or "null" (a queue nobody serves, for measurements).
+    device: "blk", "console" (see `terminal`), "null" (a queue nobody serves, for measurements), or one of your own: an
+        instance of a subclass of labkit.Device, which can be booted again when this machine is closed.
     disk: a raw image or block device, read-only unless `writable`; None: a RAM disk of 16 MiB.
     delay_ns: a "blk" whose reads and writes take that much longer each, up to 1 s; None: no longer than they must.
     ioeventfd: the property (R1); None: the device's default.

@@ -116,7 +116,7 @@ PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.gates", "cpu", "pc", "pc.firmware", "virtio"),
     *("loader", "owner", "runstate", "threads"),
 }
-WHOLE = PARTS | {"board", "guest", "machine"}
+WHOLE = PARTS | {"board", "guest", "terminal", "machine"}
 
 # room → the other rooms it may import. A module belongs to the longest room that its name starts with; a room may
 # import itself. "" is the front door, labkit/__init__.py. A new room is added here, with what it may know.
@@ -140,7 +140,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "virtio": LEAVES | {"memory", "native", "pc", "trace", "trace.gates"},
     "board": PARTS,
     "guest": LEAVES | {"native", "board"},
-    "machine": PARTS | {"board", "guest"},
+    "terminal": LEAVES | {"native", "board", "virtio"},
+    "machine": PARTS | {"board", "guest", "terminal"},
     "snapshot": WHOLE,
     "migration": WHOLE | {"snapshot"},
     "races": WHOLE | {"snapshot", "migration"},

@@ -1,4 +1,4 @@
-"""Does the C core stay within its memory? The tests of rings, loop and feed again, on a core that watches itself."""
+"""Does the C core stay within its memory? Tests of rings, loop, feed, devices again, on a core that watches itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = [ROOT / "tests" / f"test_{name}.py" for name in ("queue", "fuzz_rings", "loop", "feed", "msix", "memory")]
+NAMES = ("queue", "fuzz_rings", "loop", "feed", "msix", "memory", "terminal", "own_rings")
+TESTS = [ROOT / "tests" / f"test_{name}.py" for name in NAMES]
 
 
 def libasan() -> Path:

@@ -60,6 +60,17 @@ void ring_describe(ring *r, uint32_t slot, uint32_t type, uint32_t bytes)
     r->desc[status] = (descriptor){request + REQUEST_STATUS, 1, DESC_WRITE, 0};
 }
 
+/* Buffers without header and status: what the device reads, then what it writes; of 0 bytes there is none. */
+void ring_describe_buffers(ring *r, uint32_t slot, uint32_t out_bytes, uint32_t in_bytes)
+{
+    uint16_t head = (uint16_t)(slot * PER_SLOT);
+    uint64_t buffer = slot_buffer(slot);
+    descriptor out = {buffer, out_bytes, in_bytes ? DESC_NEXT : 0, in_bytes ? head + 1 : 0};
+    descriptor in = {buffer + out_bytes, in_bytes, DESC_WRITE, 0};
+    r->desc[head] = out_bytes ? out : in;
+    r->desc[head + 1] = in;
+}
+
 /* Puts the slot into the next avail entry. The device cannot see it before ring_publish. */
 void ring_add(ring *r, uint32_t slot, uint64_t sector)
 {

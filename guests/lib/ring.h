@@ -1,7 +1,8 @@
 /* The split ring from the driver's side.
  *
  * A request slot s owns descriptors 3s (header), 3s+1 (data), 3s+2 (status); so the head of a chain names its slot and
- * nothing has to be allocated. */
+ * nothing has to be allocated. A chain of plain buffers, for a device that is no disk, takes the first or the first two
+ * of the three; the slot's header and status byte are written all the same and no device sees them. */
 #ifndef LABKIT_RING_H
 #define LABKIT_RING_H
 
@@ -55,6 +56,7 @@ enum reaped { REAPED_NONE, REAPED_ONE, REAPED_BAD };
 void ring_setup(ring *r, uint16_t index, uint16_t num, bool event_idx);
 void ring_quiet(ring *r); /* no interrupts, please: whoever drives it polls */
 void ring_describe(ring *r, uint32_t slot, uint32_t type, uint32_t bytes);
+void ring_describe_buffers(ring *r, uint32_t slot, uint32_t out_bytes, uint32_t in_bytes); /* not both 0 */
 void ring_add(ring *r, uint32_t slot, uint64_t sector);
 bool ring_publish(ring *r);
 enum reaped ring_reap(ring *r, completion *done);

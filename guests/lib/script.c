@@ -19,6 +19,7 @@ static const known_step known[] = {
     {"reset", CMD_RESET, "status"},
     {"bus_master", CMD_BUS_MASTER, "command"},
     {"add", CMD_ADD, "head slot buffer"},
+    {"add_buffers", CMD_ADD_BUFFERS, "head slot buffer"},
     {"publish", CMD_PUBLISH, "avail_idx published wanted"},
     {"kick", CMD_KICK, "ticks"},
     {"wait", CMD_WAIT, "reaped head used_len status interrupts slot"},

@@ -74,14 +74,22 @@ class BareVcpu:
 
 @contextmanager
 def boot(device: str, *, ioeventfd: bool) -> Iterator[BareVcpu]:
+    """The vCPU of a machine whose threads have their places."""
+    io_cpu = max(os.sched_getaffinity(0))
+    with pinned(device, ioeventfd=ioeventfd) as machine:
+        yield BareVcpu(machine, io_cpu)
+
+
+@contextmanager
+def pinned(device: str, **options: Any) -> Iterator[Machine]:
     """A machine with its guest on one CPU, where the caller is too, and its iothread on another if there is one."""
     allowed = os.sched_getaffinity(0)
     guest_cpu, io_cpu = min(allowed), max(allowed)
     os.sched_setaffinity(0, {guest_cpu})  # threads are born where their parent runs
     try:
-        with labkit.boot(device, ioeventfd=ioeventfd) as machine:
+        with labkit.boot(device, **options) as machine:
             os.sched_setaffinity(thread_id(f"{machine.name}-io"), {io_cpu})
-            yield BareVcpu(machine, io_cpu)
+            yield machine
     finally:
         os.sched_setaffinity(0, allowed)
 

@@ -21,10 +21,11 @@ class Effort:
     ioeventfd_batches: int
     requests: int
     events: int
+    characters: int = 200  # written one by one by a guest that spins
 
 
 FULL = Effort(21, 61, kicks=250, trap_batches=10, ioeventfd_batches=100, requests=1000, events=200_000)
-QUICK = Effort(3, 3, kicks=50, trap_batches=4, ioeventfd_batches=10, requests=100, events=100_000)
+QUICK = Effort(3, 3, kicks=50, trap_batches=4, ioeventfd_batches=10, requests=100, events=100_000, characters=50)
 
 
 @dataclass(frozen=True)

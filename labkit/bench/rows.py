@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labkit.bench import costs, kicks, life, requests, threads
+from labkit.bench import costs, kicks, life, requests, spin, threads
 from labkit.bench.row import PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
 
 _RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
@@ -62,6 +62,13 @@ SPECS = (
     _threads("off", threads.throughput_off),
     _blocked("on", threads.blocked_on),
     _blocked("off", threads.blocked_off),
+    Spec(
+        "spin",
+        "ns",
+        "a character to the console from a driver that kicks and spins, through an ioeventfd: against rule R1",
+        "the same driver, its kicks trapping: the answer is there when the kick returns",
+        spin.per_character,
+    ),
     Spec(
         "boot",
         "ms",

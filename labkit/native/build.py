@@ -13,9 +13,25 @@ ROOT = HERE.parent.parent
 ABI = ROOT / "guests" / "include" / "abi.h"
 
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
-DECLARATIONS = ("events", "feed", "machine", "device", "host", "loop", "worker", "vcpu", "bench")
+DECLARATIONS = (
+    "events",
+    "feed",
+    "machine",
+    "device",
+    "terminal",
+    "pydevice",
+    "host",
+    "loop",
+    "worker",
+    "vcpu",
+    "bench",
+)
+CALLED_BACK = 'extern "Python+C" int lk_python_handle(void *python, unsigned queue);'  # what C calls of Python
 KERNEL = ("kvm",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
-SOURCES = ("feed", "machine", "queue", "device", "blk", "kick", "host", "loop", "worker", "vcpu", "bench")
+SOURCES = (
+    *("feed", "machine", "queue", "device", "blk", "terminal", "pydevice"),
+    *("kick", "host", "loop", "worker", "vcpu", "bench"),
+)
 
 
 def declaration(path: Path) -> str:
@@ -28,6 +44,7 @@ def builder() -> FFI:
     ffi = FFI()
     for path in (ABI, *(HERE / "decl" / f"{name}.h" for name in (*DECLARATIONS, *KERNEL))):
         ffi.cdef(declaration(path))
+    ffi.cdef(CALLED_BACK)
     extra = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"] if sanitized() else ["-O2"]
     ffi.set_source(
         "labkit.native._core",

@@ -21,6 +21,8 @@
 #include "decl/feed.h"
 #include "decl/machine.h"
 #include "decl/device.h"
+#include "decl/terminal.h"
+#include "decl/pydevice.h"
 #include "decl/host.h"
 #include "decl/loop.h"
 #include "decl/worker.h"

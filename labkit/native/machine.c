@@ -1,7 +1,8 @@
 /* What all parts of one machine share: guest memory behind one checked door, the big lock, the feed, the console. */
 #include "core.h"
 
-/* Lock order: the big lock first, then a vCPU's own (vcpu.c). Python's GIL is never held while waiting for either. */
+/* Lock order: the big lock first, then a vCPU's own (vcpu.c). Python's GIL is never held while waiting for either, so it
+ * may be taken under the big lock (pydevice.c). */
 struct lk_lock {
     pthread_mutex_t mutex;
     pthread_t holder;

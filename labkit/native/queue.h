@@ -19,5 +19,7 @@ void queue_interrupt(lk_device *device, lk_vq *vq);
 void device_interrupt(lk_device *device, lk_vq *vq);
 void device_break(lk_device *device, const lk_vq *vq, int reason, uint64_t detail);
 void blk_serve(lk_device *device, lk_vq *vq);
+void console_serve(lk_device *device, lk_vq *vq);
+void python_serve(lk_device *device, lk_vq *vq);
 
 #endif

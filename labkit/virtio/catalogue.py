@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labkit.errors import UsageError
+from labkit.native import lib
 from labkit.virtio.backends.image import open_image, ram_disk
 from labkit.virtio.backends.slow import Slow, checked_delay
 from labkit.virtio.devices.base import Device
@@ -29,15 +30,34 @@ class Maker(NamedTuple):
     make: Callable[[Options], Device]
 
 
-def make(device: str, options: Options) -> Device:
+def make(device: str | Device, options: Options) -> Device:
     """The model of `device`, opened. UsageError: no such device, or an option it does not take."""
-    maker = MAKERS.get(device)
+    if isinstance(device, Device):
+        return _own(device, options)
+    maker = next((maker for name, maker in MAKERS.items() if name == device), None)
     if maker is None:
-        raise UsageError(f"device {device!r}: this version has {', '.join(map(repr, MAKERS))}")
+        raise UsageError(
+            f"device {device!r}: {', '.join(map(repr, MAKERS))}, or an instance of a labkit.Device of yours"
+        )
     for name, value in options._asdict().items():
         if value is not None and name not in maker.takes:
             raise UsageError(f"{name}={value!r}: a virtio-{device} has no such thing")
     return maker.make(options)
+
+
+def _own(device: Device, options: Options) -> Device:
+    from labkit.virtio.devices.python import PythonDevice
+
+    told = [f"{name}={value!r}" for name, value in options._asdict().items() if value is not None]
+    if told:
+        raise UsageError(f"{', '.join(told)}: a device of your own is told such things when you make it")
+    return PythonDevice(device) if device.kind == lib.DEVICE_PYTHON else device
+
+
+def _console(_: Options) -> Device:
+    from labkit.virtio.devices.console import Console
+
+    return Console()
 
 
 def _blk(options: Options) -> Device:
@@ -58,5 +78,6 @@ def _null(options: Options) -> Device:
 
 MAKERS = {
     "blk": Maker(frozenset({"disk", "writable", "queues", "delay_ns"}), _blk),
+    "console": Maker(frozenset(), _console),
     "null": Maker(frozenset({"queues"}), _null),
 }

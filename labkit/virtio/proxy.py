@@ -120,6 +120,7 @@ class Proxy(PciFunction):
     def reset_virtio(self) -> None:
         """Rings, features, ISR, selection and vectors as at power-on."""
         lib.lk_device_reset(self.device)
+        self.model.reset()
         self.queue_sel = 0
         self.config_vector = NO_VECTOR
 
@@ -143,8 +144,10 @@ class Proxy(PciFunction):
         return value
 
     def write_register(self, offset: int, width: int, value: int) -> None:
-        """A write in BAR0; device config is read-only in every device so far."""
-        if offset >= self._config_at():
+        """A write in BAR0; most devices ignore one in their own config."""
+        config = self._config_at()
+        if offset >= config:
+            self.model.write_config(offset - config, (value & ALL_ONES[width]).to_bytes(width, "little"))
             return
         if offset == Register.QUEUE_NOTIFY:
             self.notifiers.kick(value, width, self.device.notify_port)
@@ -256,7 +259,7 @@ class Proxy(PciFunction):
 
     def values(self) -> dict[str, object]:
         """What a cell shows of the proxy."""
-        broken = " (broken: reset it)" if self.device.broken else ""
+        broken = f" (broken: {self.model.failure or 'reset it'})" if self.device.broken else ""
         return {
             "device": self.model.name + broken,
             "STATUS": status_text(self.status),

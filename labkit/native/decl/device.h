@@ -54,6 +54,7 @@ struct lk_device {
     lk_net *net;
     lk_terminal *terminal;
     lk_device *front; /* of a backend's own copy: the device the guest sees; else NULL */
+    void *python; /* DEVICE_PYTHON: the handle it is called back by; NULL = nobody is there */
     lk_chain *chain; /* the descriptor chain being served; one at a time, under the big lock */
 };
 

@@ -1,30 +1,67 @@
-"""What makes a device? PCI identity, queues, features, config bytes; what it does with a kick is in the C core."""
+"""What makes a device? PCI identity, queues, features, config bytes; and, in one of your own, what a kick does.
+
+The kicks of the lab's devices are served in the C core. A class of yours sets `name` and `queue_sizes`, overrides
+`handle`, and is booted as it is: `labkit.boot(Upper())`.
+
+    class Upper(labkit.Device):
+        name = "upper"
+        queue_sizes = (64,)
+
+        def handle(self, queue):
+            for chain in queue:
+                queue.push(chain, chain.read().upper())
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntFlag
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from labkit.abi import NUMBERS, VIRTIO_VENDOR, Feature
+from labkit.native import lib
+
+if TYPE_CHECKING:
+    from labkit.virtio.devices.chain import DeviceQueue
 
 
 class Device:
     """One device model. A subclass sets the class attributes and overrides what differs."""
 
-    name: ClassVar[str]
-    kind: ClassVar[int]  # DEVICE_* of the C core
-    pci_device: ClassVar[int]
-    virtio_type: ClassVar[int]
-    pci_class: ClassVar[int] = 0x00FF  # unclassified
-    queue_sizes: tuple[int, ...]
-    vectors: int
-    starts_on_kick: ClassVar[bool] = False  # R17: a kick before DRIVER_OK starts its notifiers, where the rules say so
-    ioeventfd_default: ClassVar[bool] = False  # R1: off unless the device's drivers are known not to spin
+    name: str = ""  # "": the name of the class
+    kind: int = lib.DEVICE_PYTHON  # DEVICE_* of the C core: who serves its queues
+    pci_device: int = NUMBERS["VIRTIO_DEVICE_OWN"]
+    virtio_type: int = NUMBERS["VIRTIO_TYPE_OWN"]
+    pci_class: int = 0x00FF  # unclassified
+    queue_sizes: Sequence[int] = (NUMBERS["NULL_QUEUE_SIZE"],)  # descriptors, powers of two; the lab's driver wants 8
+    vectors: int = 0  # of MSI-X; 0: one for each queue and one for config changes
+    starts_on_kick: bool = False  # R17: a kick before DRIVER_OK starts its notifiers, where the rules say so
+    ioeventfd_default: bool = False  # R1: off unless the device's drivers are known not to spin
+    features: int = 0  # bits 0 to 23 that it offers
     own_features: ClassVar[tuple[IntFlag, ...]] = ()  # named bits beside the transport's
 
+    # in a device of your own, set by the lab:
+    queues: Sequence[DeviceQueue] = ()  # while it is in a machine
+    error: BaseException | None = None  # what its own code raised; the device is broken until it is reset
+    failure: str = ""  # where, and what it says
+    inside: str = ""  # the method of its own that runs now
+
+    def handle(self, queue: DeviceQueue) -> None:
+        """The guest kicked `queue`: take its chains and push each back. One interrupt follows if any was pushed.
+
+        There may be no chain: a START signals each queue once (R3). This runs under the big lock, in whichever thread
+        serves the kick: the vCPU that trapped, the iothread, or the one that stops the notifiers. While it runs no
+        other queue is served and no register answers, so wait here for nothing that the guest must do. A chain is good
+        until this returns. An exception breaks the device until a reset.
+        """
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """The driver starts anew (STATUS = 0, or a reset of the machine): forget what it was told."""
+
     def host_features(self) -> int:
-        """HOST_FEATURES: what the transport offers with every device."""
-        return Feature.NOTIFY_ON_EMPTY | Feature.INDIRECT_DESC | Feature.BAD_FEATURE
+        """HOST_FEATURES: what the transport offers with every device, and `features`."""
+        return Feature.NOTIFY_ON_EMPTY | Feature.INDIRECT_DESC | Feature.BAD_FEATURE | self.features
 
     def feature_names(self, bits: int) -> str:
         """Feature bits as words: `NOTIFY_ON_EMPTY|SEG_MAX`."""
@@ -34,8 +71,11 @@ class Device:
         return "|".join(words + ([hex(rest)] if rest else [])) or "0"
 
     def config(self) -> bytes:
-        """The device's own config space."""
+        """The device's own config space, as the guest reads it now; its length is that at boot."""
         return b""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """The guest wrote `data` (1, 2 or 4 bytes) into config space at `offset`. Ignored unless overridden."""
 
     def attach(self, native: Any) -> None:
         """Tell the C core's device what it needs beyond its queues."""
