@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab install test check format asan notebooks fidelity bench lock clean FORCE
+.PHONY: help lab install test check format asan fidelity notebooks bench lock clean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -105,11 +105,13 @@ asan: install  ## the C core with address and undefined-behaviour sanitizers, in
 	@rm -rf build/asan
 	@LABKIT_SANITIZE=1 $(BIN)/python -W ignore setup.py -q build --force --build-base build/asan-objects --build-lib build/asan
 
+fidelity: install  ## hold rules and QEMU to the tests, then write docs/fidelity.md and docs/rules.md
+	@$(BIN)/python tools/record_qemu.py
+	@$(BIN)/python -m pytest -q tests/test_rules_*.py tests/oracle
+	@$(BIN)/python tools/fidelity.py
+
 notebooks: install  ## run the notebooks and store what they show (after a change that shows)
 	@$(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
-
-fidelity: install  ## let QEMU play the scenarios of tests/oracle once more, and write down what it did
-	@$(BIN)/python -W error tests/oracle/record.py
 
 bench: install  ## measure kicks, requests and boots beside their floors
 	@$(BIN)/labkit bench

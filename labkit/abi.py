@@ -82,6 +82,7 @@ class Command(IntEnum):
     STORM = NUMBERS["CMD_STORM"]
     RESET = NUMBERS["CMD_RESET"]
     FAULT = NUMBERS["CMD_FAULT"]
+    ADD_BUFFERS = NUMBERS["CMD_ADD_BUFFERS"]
 
 
 class AgentStatus(IntEnum):
@@ -168,6 +169,21 @@ class BlkFeature(IntFlag):
     RO = 1 << NUMBERS["BLK_F_RO"]
     BLK_SIZE = 1 << NUMBERS["BLK_F_BLK_SIZE"]
     FLUSH = 1 << NUMBERS["BLK_F_FLUSH"]
+
+
+class NetFeature(IntFlag):
+    """Features of virtio-net, as bits (NET_F_*)."""
+
+    MAC = 1 << NUMBERS["NET_F_MAC"]
+    STATUS = 1 << NUMBERS["NET_F_STATUS"]
+    CTRL_VQ = 1 << NUMBERS["NET_F_CTRL_VQ"]
+    CTRL_RX = 1 << NUMBERS["NET_F_CTRL_RX"]
+
+
+class ConsoleFeature(IntFlag):
+    """Features of virtio-console, as bits (CONSOLE_F_*)."""
+
+    SIZE = 1 << NUMBERS["CONSOLE_F_SIZE"]
 
 
 class BlkType(IntEnum):

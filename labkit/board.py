@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -108,16 +108,19 @@ class Board:
             self.feed,
             revision=plan.revision,
             ioeventfd=plan.ioeventfd,
+            name=self.name,
         )
         self._undo.append(self._remove_device)
         self.pci.functions[NUMBERS["VIRTIO_SLOT"]] = self.proxy
-        firmware.assign_bars(self.proxy)
+        with self.locked():
+            firmware.assign_bars(self.proxy)
         self.runstate.listen(self._state_changed)
 
     def _remove_device(self) -> None:
         self.runstate.forget(self._state_changed)
         with self.locked():
             self.proxy.close()
+        self.proxy.backend.close()
 
     def _start_threads(self) -> None:
         if (failed := lib.lk_install_signal()) < 0:
@@ -174,6 +177,16 @@ class Board:
                 self.runstate.change(State.RUNNING)
         if runs_again:
             self._release_vcpus()
+
+    def hand_over(self, queues: Sequence[int] | None) -> None:
+        """A backend takes queues (R9)."""
+        with self.locked():
+            self.proxy.backend.take(queues)
+
+    def take_back(self) -> None:
+        """It gives them back."""
+        with self.locked():
+            self.proxy.backend.give_back()
 
     def look_at(self, vcpu: int) -> dict[str, int]:
         """Registers of a vCPU; a running guest is taken out and put back, and no rule hears of it."""

@@ -21,11 +21,12 @@ from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
 from labkit.trace import Trace
 from labkit.trace.events import State
-from labkit.virtio.backends.image import open_image, ram_disk
+from labkit.virtio import catalogue
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
-    from labkit.virtio.devices.base import Device
+    from labkit.virtio.backends.worker import Worker
+    from labkit.virtio.faults import Faults
     from labkit.virtio.proxy import Proxy
 
 _numbers = itertools.count()
@@ -82,6 +83,16 @@ class Machine:
         return self._board.proxy
 
     @property
+    def backend(self) -> Worker:
+        """The backend that `hand_over` gives queues to: what it has, how many requests it has served."""
+        return self._board.proxy.backend
+
+    @property
+    def fault(self) -> Faults:
+        """Faults on demand: `vm.fault.fail_assign(queue=1, error="ENOSPC")`."""
+        return self._board.proxy.faults
+
+    @property
     def memory(self) -> GuestMemory:
         """Guest RAM: `read(gpa, size)`, `write(gpa, data)`."""
         return self._board.memory
@@ -121,6 +132,17 @@ class Machine:
         self._command(self._board.reset)
         if self._board.plan.image.lab and self._board.runstate.running:
             self.guest.parked()
+
+    def hand_over(self, queues: Sequence[int] | None = None) -> None:
+        """A backend, a thread with indices of its own, takes these queues (None: all) and serves them (R9).
+
+        It has them while the driver is up and the machine runs. HostError: KVM refused, and nothing was taken.
+        """
+        self._command(lambda: self._board.hand_over(queues))
+
+    def take_back(self) -> None:
+        """The backend gives its queues back; who serves them then depends on the revision (R9)."""
+        self._command(self._board.take_back)
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Until the guest ends by port 0xf4: its exit code. None when the time is over; GuestError if it crashed."""
@@ -206,7 +228,8 @@ def boot(
     ioeventfd: the property (R1); None: the device's default.
     vcpus: 1 to 8. memory_mib: 16 to 2048. queues: 1 to 64 for "null"; a legacy "blk" has one.
     irq: "msix" or "poll", what the lab's driver uses.
-    revision: which rules ("v6"). mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
+    revision: which rules: "v6", "merged", "0.14" or "today" (labkit.rules.differences()).
+    mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
     kernel, cmdline: a multiboot 1 ELF of your own instead of the lab's agent, entered as a PC loader does.
     bring_up: let the lab's driver set the device up, to DRIVER_OK; False leaves every step to `vm.guest`.
 
@@ -221,7 +244,7 @@ def boot(
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
     _check_fits(image, memory_mib)
     ways = _irq(irq)
-    model = _model(device, disk, queues, writable=writable)
+    model = catalogue.make(device, catalogue.Options(disk=disk, writable=writable or None, queues=queues))
     plan = Plan(
         model=model,
         image=image,
@@ -243,21 +266,6 @@ def boot(
         machine.close()
         raise
     return machine
-
-
-def _model(device: str, disk: str | os.PathLike[str] | None, queues: int | None, *, writable: bool) -> Device:
-    from labkit.virtio.devices.blk import Blk
-    from labkit.virtio.devices.null import Null
-
-    if device == Null.name:
-        if disk is not None:
-            raise UsageError("the null device has no disk")
-        return Null(1 if queues is None else queues)
-    if device != Blk.name:
-        raise UsageError(f"device {device!r}: this version has {Blk.name!r} and {Null.name!r}")
-    if queues not in (None, 1):
-        raise UsageError(f"queues={queues!r}: a legacy virtio-blk has one queue")
-    return Blk(ram_disk() if disk is None else open_image(Path(disk), writable=writable))
 
 
 def _irq(name: str) -> Irq:

@@ -540,8 +540,8 @@ def test_a_broken_ring_breaks_the_device_until_reset(rig: Rig, reason: Broken, s
 
 
 def test_every_way_to_break_a_ring_is_tried() -> None:
-    """Each reason of events.h has at least one row above."""
-    assert {reason for reason, _, _ in WAYS} == set(Broken)
+    """Each reason of events.h that is the guest's fault has at least one row above."""
+    assert {reason for reason, _, _ in WAYS} == set(Broken) - {Broken.DEVICE_CODE}
 
 
 def test_requests_before_the_broken_one_are_answered(rig: Rig) -> None:

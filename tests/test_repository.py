@@ -133,6 +133,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "trace.gates": LEAVES | {"native"},
     "trace": LEAVES | {"native", "trace.gates"},
     "runstate": LEAVES | {"trace"},
+    "rules": LEAVES | {"virtio"},  # the tables, for people
     "cpu": LEAVES | {"memory", "native"},
     "pc": LEAVES | {"native"},
     "pc.firmware": LEAVES | {"memory", "cpu", "pc"},  # leaves memory and the first vCPU as a PC's firmware would
@@ -145,7 +146,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "races": WHOLE | {"snapshot", "migration"},
     "museum": WHOLE | {"snapshot", "migration", "races"},
     "widgets": frozenset({"trace.events"}),
-    "": WHOLE | {"snapshot", "migration", "races", "museum"},
+    "": WHOLE | {"rules", "snapshot", "migration", "races", "museum"},
     "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,
     "bench": WHOLE | {""},

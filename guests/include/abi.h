@@ -34,6 +34,8 @@
 #define REQUEST_SLOTS 64            /* slot 0 belongs to CMD_REQUEST, the others to CMD_ADD and CMD_STORM */
 #define GPA_MSIX_BAR 0xfebf0000     /* where the firmware puts BAR1 */
 #define GPA_LAPIC 0xfee00000
+#define GPA_IOAPIC 0xfec00000
+#define IOAPIC_PINS 24
 
 /* -- header of a lab guest, at GPA_IMAGE + LAB_HEADER: u32 magic, u32 ABI_VERSION, u64 64-bit entry, u64 end --------- */
 #define LAB_HEADER 0x40
@@ -117,7 +119,8 @@
                               -> r0 TSC ticks, r1 completed, r2 errors, r3 kicks, r4 interrupts, r5 ticks in kicks, r6 ticks waiting for the lock */
 #define CMD_RESET 18       /* STATUS = 0 and the driver forgets everything -> r0 STATUS read back */
 #define CMD_FAULT 19       /* a0 FAULT_*: break on purpose */
-#define CMD_LAST 19
+#define CMD_ADD_BUFFERS 20 /* a0 queue, a1 bytes the device reads, a2 bytes it writes -> r0 head, r1 slot, r2 gpa of the first; the second follow */
+#define CMD_LAST 20
 
 #define IRQ_POLL 0
 #define IRQ_MSIX 1
@@ -144,12 +147,14 @@
 #define PCI_INTERRUPT_LINE 0x3c
 #define PCI_INTERRUPT_PIN 0x3d
 #define PCI_INTERRUPT_PIN_A 1
+#define INTX_PIN 11                 /* where INTA of the device ends: pin of the I/O APIC, and PCI_INTERRUPT_LINE */
 #define PCI_CONFIG_BYTES 256
 #define PCI_CONFIG_ENABLE 0x80000000
 #define PCI_COMMAND_IO 0x1
 #define PCI_COMMAND_MEMORY 0x2
 #define PCI_COMMAND_MASTER 0x4
 #define PCI_COMMAND_INTX_DISABLE 0x400
+#define PCI_STATUS_INTERRUPT 0x8
 #define PCI_STATUS_CAPABILITIES 0x10
 #define PCI_BAR_IO 0x1
 #define PCI_CAP_MSIX 0x11
@@ -179,10 +184,12 @@
 #define VIRTIO_DEVICE_NET 0x1000
 #define VIRTIO_DEVICE_BLK 0x1001
 #define VIRTIO_DEVICE_CONSOLE 0x1003
+#define VIRTIO_DEVICE_OWN 0x103e    /* a device written by a user, unless it says otherwise */
 #define VIRTIO_DEVICE_NULL 0x103f   /* the last id of the legacy range: the lab's device that does nothing */
 #define VIRTIO_TYPE_NET 1
 #define VIRTIO_TYPE_BLK 2
 #define VIRTIO_TYPE_CONSOLE 3
+#define VIRTIO_TYPE_OWN 62
 #define VIRTIO_TYPE_NULL 63
 
 #define REG_HOST_FEATURES 0
@@ -249,6 +256,40 @@
 #define BLK_HEADER_BYTES 16
 #define BLK_ID_BYTES 20
 #define SECTOR_BYTES 512
+
+/* -- virtio-net ------------------------------------------------------------------------------------------------------- */
+#define NET_RX 0                    /* queues */
+#define NET_TX 1
+#define NET_CTRL 2
+#define NET_QUEUE_SIZE 256
+#define NET_CTRL_QUEUE_SIZE 64
+#define NET_VECTORS 3
+#define NET_F_MAC 5                 /* bit numbers */
+#define NET_F_STATUS 16
+#define NET_F_CTRL_VQ 17
+#define NET_F_CTRL_RX 18
+#define NET_CONFIG_MAC 0            /* offsets in the device config */
+#define NET_CONFIG_STATUS 6
+#define NET_CONFIG_BYTES 8
+#define NET_S_LINK_UP 0x1
+#define NET_HEADER_BYTES 10         /* before each frame; all zero here: no offload is offered */
+#define NET_FRAME_MAX 1514          /* Ethernet header and 1500 bytes */
+#define NET_CTRL_CLASS_RX 0
+#define NET_CTRL_RX_PROMISC 0
+#define NET_CTRL_RX_ALLMULTI 1
+#define NET_CTRL_OK 0
+#define NET_CTRL_ERR 1
+#define MAC_BYTES 6
+
+/* -- virtio-console ----------------------------------------------------------------------------------------------------- */
+#define CONSOLE_INPUT 0             /* queues: to the guest ... */
+#define CONSOLE_OUTPUT 1            /* ... and from it */
+#define CONSOLE_QUEUE_SIZE 128
+#define CONSOLE_VECTORS 2
+#define CONSOLE_F_SIZE 0            /* bit number */
+#define CONSOLE_CONFIG_COLUMNS 0    /* offsets in the device config */
+#define CONSOLE_CONFIG_ROWS 2
+#define CONSOLE_CONFIG_BYTES 4
 
 #define NULL_QUEUE_SIZE 128
 

@@ -22,6 +22,7 @@ lk_device *lk_device_new(lk_machine *machine, int kind)
     }
     device->machine = machine;
     device->kind = kind;
+    device->queue_indices = QUEUE_MAX;
     device->blk.fd = -1;
     for (int i = 0; i < QUEUE_MAX; i++) {
         device->vq[i].index = (uint16_t)i;
@@ -82,4 +83,13 @@ int lk_vector_raise(lk_device *device, unsigned vector)
     }
     entry->pending = 0;
     return write(entry->fd, &one, sizeof one) == sizeof one ? IRQ_WAY_MSIX : IRQ_WAY_NONE;
+}
+
+/* ISR, then a message or whatever else the guest listens to. Under the big lock. */
+void device_interrupt(lk_device *device, lk_vq *vq)
+{
+    vq->interrupts++;
+    __atomic_fetch_or(&device->isr, ISR_QUEUE, __ATOMIC_SEQ_CST);
+    int way = device->msix_enabled ? lk_vector_raise(device, vq->vector) : IRQ_WAY_ISR;
+    lk_feed_emit(device->machine->feed, EV_INTERRUPT, vq->index, vq->vector, (uint64_t)way, 0, 0, 0);
 }

@@ -1,5 +1,5 @@
 /* The iothread: which eventfds does it watch, and what happens when one fires? */
-#include "core.h"
+#include "worker.h"
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -20,6 +20,8 @@ struct lk_loop {
     int epoll_fd, wake_fd, stop, started;
     pthread_t thread;
     uint64_t wakeups;
+    uint16_t actor;
+    lk_worker *worker; /* whose copy of the device is run; NULL: the device itself, under the big lock */
     handler slots[SLOTS];
 };
 
@@ -34,6 +36,7 @@ lk_loop *lk_loop_new(lk_machine *machine)
     if (!loop)
         return NULL;
     loop->machine = machine;
+    loop->actor = ACTOR_IOTHREAD;
     for (int i = 0; i < SLOTS; i++)
         loop->slots[i].fd = -1;
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -64,6 +67,13 @@ void lk_loop_free(lk_loop *loop)
     if (loop->wake_fd >= 0)
         close(loop->wake_fd);
     free(loop);
+}
+
+/* Before it is started: the loop of a backend. */
+void loop_serve_as(lk_loop *loop, uint16_t actor, lk_worker *worker)
+{
+    loop->actor = actor;
+    loop->worker = worker;
 }
 
 /* Both under the big lock; both return 0 or -errno. */
@@ -100,14 +110,19 @@ int lk_loop_detach(lk_loop *loop, int fd)
     return -ENOENT;
 }
 
-/* The handler of one host notifier: test-and-clear, then run the queue, as one step under the big lock. */
+/* The handler of one host notifier: test-and-clear, then run the queue, as one step under the big lock; a backend runs
+ * it under its own. */
 static void host_notifier_read(lk_loop *loop, uint64_t which)
 {
     handler *entry = &loop->slots[which >> 32 & (SLOTS - 1)];
     lk_lock_take(loop->machine);
-    if (entry->fd >= 0 && entry->generation == (uint32_t)which &&
-        lk_notifier_take(entry->device, entry->queue, RUN_IOTHREAD))
-        lk_queue_run(entry->device, entry->queue, RUN_IOTHREAD);
+    int how = loop->worker ? RUN_BACKEND : RUN_IOTHREAD;
+    int kicked =
+        entry->fd >= 0 && entry->generation == (uint32_t)which && lk_notifier_take(entry->device, entry->queue, how);
+    if (kicked && loop->worker)
+        worker_run(loop->worker, entry->queue);
+    else if (kicked)
+        lk_queue_run(entry->device, entry->queue, how);
     lk_lock_release(loop->machine);
 }
 
@@ -115,7 +130,7 @@ static void *iothread(void *argument)
 {
     lk_loop *loop = argument;
     struct epoll_event ready[16];
-    lk_set_actor(ACTOR_IOTHREAD);
+    lk_set_actor(loop->actor);
     while (!load_acquire(&loop->stop)) {
         int count = epoll_wait(loop->epoll_fd, ready, 16, -1);
         if (count < 0 && errno != EINTR)

@@ -145,8 +145,8 @@ void queue_interrupt(lk_device *device, lk_vq *vq)
     int emptied = !vq->inuse && load_relaxed((const uint16_t *)(avail + IDX)) == vq->last_avail;
     if (unwanted && !(emptied && (device->guest_features >> FEATURE_NOTIFY_ON_EMPTY & 1)))
         return;
-    vq->interrupts++;
-    __atomic_fetch_or(&device->isr, ISR_QUEUE, __ATOMIC_SEQ_CST);
-    int way = device->msix_enabled ? lk_vector_raise(device, vq->vector) : IRQ_WAY_ISR;
-    lk_feed_emit(device->machine->feed, EV_INTERRUPT, vq->index, vq->vector, (uint64_t)way, 0, 0, 0);
+    if (device->front)
+        __atomic_store_n(&vq->irq_wanted, 1, __ATOMIC_RELEASE); /* a backend's: its thread raises it when it may */
+    else
+        device_interrupt(device, vq);
 }

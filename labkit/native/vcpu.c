@@ -271,15 +271,22 @@ static uint32_t item(const uint8_t *data, unsigned width)
     return value;
 }
 
+/* Writes to QUEUE_NOTIFY, one or as many as a string instruction has. A kick that may start the notifiers is left, with
+ * those after it, for the rules to see, in Python. 1 if none is left. */
+static int served_kicks(lk_device *device, lk_exit *left)
+{
+    for (; left->count; left->count--, left->data += left->width)
+        if (lk_queue_trap(device, item(left->data, left->width), left->width, left->port) == TRAP_STARTS)
+            return 0;
+    return 1;
+}
+
 /* 1 if the access was served here. */
-static int served_port(lk_vcpu *vcpu, const lk_exit *left)
+static int served_port(lk_vcpu *vcpu, lk_exit *left)
 {
     lk_device *device = vcpu->device;
-    if (left->write && device && left->port == load_relaxed(&device->notify_port) && left->port) {
-        for (uint32_t i = 0; i < left->count; i++)
-            lk_queue_trap(device, item(left->data + (size_t)i * left->width, left->width), left->width, left->port);
-        return 1;
-    }
+    if (left->write && device && left->port == load_relaxed(&device->notify_port) && left->port)
+        return served_kicks(device, left);
     if (left->write && left->port == PORT_CONSOLE && left->width == 1) {
         lk_lock_take(vcpu->machine);
         lk_console_put(vcpu->machine, left->data, left->count);

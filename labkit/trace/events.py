@@ -38,6 +38,14 @@ class Kind(IntEnum):
     DEVICE_RESET = _N["EV_DEVICE_RESET"]
     ROLL_BACK = _N["EV_ROLL_BACK"]
     CLOSE_FD = _N["EV_CLOSE_FD"]
+    FORWARD = _N["EV_FORWARD"]
+    SIGNAL = _N["EV_SIGNAL"]
+    FAULT = _N["EV_FAULT"]
+    BACKEND = _N["EV_BACKEND"]
+    FRAME = _N["EV_FRAME"]
+    CHAIN = _N["EV_CHAIN"]
+    CONFIG_CHANGED = _N["EV_CONFIG_CHANGED"]
+    INTX = _N["EV_INTX"]
 
 
 class Run(IntEnum):
@@ -47,6 +55,8 @@ class Run(IntEnum):
     IOTHREAD = _N["RUN_IOTHREAD"]
     DRAIN = _N["RUN_DRAIN"]
     RESUME = _N["RUN_RESUME"]
+    BACKEND = _N["RUN_BACKEND"]
+    HOST = _N["RUN_HOST"]
 
 
 class Ignored(IntEnum):
@@ -55,6 +65,7 @@ class Ignored(IntEnum):
     NO_RING = _N["IGNORED_NO_RING"]
     INDEX = _N["IGNORED_INDEX"]
     BROKEN = _N["IGNORED_BROKEN"]
+    DISABLED = _N["IGNORED_DISABLED"]
 
 
 class IrqWay(IntEnum):
@@ -64,6 +75,7 @@ class IrqWay(IntEnum):
     MSIX = _N["IRQ_WAY_MSIX"]
     MASKED = _N["IRQ_WAY_MASKED"]
     ISR = _N["IRQ_WAY_ISR"]
+    INTX = _N["IRQ_WAY_INTX"]
 
 
 class Owner(IntEnum):
@@ -83,7 +95,14 @@ class Cause(IntEnum):
     PFN_ZERO = _N["CAUSE_PFN_ZERO"]
     DEVICE_RESET = _N["CAUSE_DEVICE_RESET"]
     BUS_MASTER_OFF = _N["CAUSE_BUS_MASTER_OFF"]
-    BACKEND = _N["CAUSE_BACKEND"]
+    BACKEND_TAKES = _N["CAUSE_BACKEND_TAKES"]
+    BACKEND_GIVES = _N["CAUSE_BACKEND_GIVES"]
+    GRAB = _N["CAUSE_GRAB"]
+    RELEASE = _N["CAUSE_RELEASE"]
+    BUS_MASTER_ON = _N["CAUSE_BUS_MASTER_ON"]
+    BAR0_MOVED = _N["CAUSE_BAR0_MOVED"]
+    KICK = _N["CAUSE_KICK"]
+    ASSIGN_FAILED = _N["CAUSE_ASSIGN_FAILED"]
     RESUME = _N["CAUSE_RESUME"]
     PAUSE = _N["CAUSE_PAUSE"]
     EXIT = _N["CAUSE_EXIT"]
@@ -112,6 +131,25 @@ class Broken(IntEnum):
     BUFFER_OUTSIDE = _N["BROKEN_BUFFER_OUTSIDE"]
     INDIRECT = _N["BROKEN_INDIRECT"]
     REQUEST_HEADER = _N["BROKEN_REQUEST_HEADER"]
+    DEVICE_CODE = _N["BROKEN_DEVICE_CODE"]
+
+
+class Frame(IntEnum):
+    """Which way a frame went, or why it went nowhere (FRAME_*)."""
+
+    SENT = _N["FRAME_SENT"]
+    RECEIVED = _N["FRAME_RECEIVED"]
+    DROPPED_TO_HOST = _N["FRAME_DROPPED_TO_HOST"]
+    DROPPED_TO_GUEST = _N["FRAME_DROPPED_TO_GUEST"]
+    FILTERED = _N["FRAME_FILTERED"]
+
+
+class FaultCall(IntEnum):
+    """Which call was made to fail (FAULT_CALL_*)."""
+
+    EVENTFD = _N["FAULT_CALL_EVENTFD"]
+    ASSIGN = _N["FAULT_CALL_ASSIGN"]
+    DEASSIGN = _N["FAULT_CALL_DEASSIGN"]
 
 
 class Actor(IntEnum):
@@ -161,7 +199,7 @@ def _rule(number: int) -> Value:
 FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.KICK_TRAP: (("value", _plain), ("width_bytes", _plain), ("port", _hex)),
     Kind.KICK_IGNORED: (("value", _plain), ("why", _word(Ignored))),
-    Kind.KICK_EVENTFD: (("kicks", _plain), ("synthetic", _plain)),
+    Kind.KICK_EVENTFD: (("kicks", _plain), ("synthetic", _plain), ("forwarded", _plain)),
     Kind.QUEUE_NOTIFY: (("by", _word(Run)),),
     Kind.REQUEST: (
         ("type", _upper(BlkType)),
@@ -177,7 +215,7 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.DEASSIGN: (("port", _hex), ("value", _plain), ("fd", _plain), ("errno", _plain)),
     Kind.ATTACH: (("fd", _plain),),
     Kind.DETACH: (("fd", _plain),),
-    Kind.DRAIN: (("kicks", _plain), ("synthetic", _plain)),
+    Kind.DRAIN: (("kicks", _plain), ("synthetic", _plain), ("forwarded", _plain)),
     Kind.OWNER: (
         ("before", _word(Owner)),
         ("after", _word(Owner)),
@@ -200,6 +238,14 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.DEVICE_RESET: (),
     Kind.ROLL_BACK: (("queues_undone", _plain), ("errno", _plain)),
     Kind.CLOSE_FD: (("fd", _plain),),
+    Kind.FORWARD: (("value", _plain), ("width_bytes", _plain), ("fd", _plain)),
+    Kind.SIGNAL: (("fd", _plain),),
+    Kind.FAULT: (("call", _word(FaultCall)), ("errno", _plain)),
+    Kind.BACKEND: (("has_it", _plain), ("last_avail", _plain)),
+    Kind.FRAME: (("way", _word(Frame)), ("bytes", _plain)),
+    Kind.CHAIN: (("head", _plain), ("read_bytes", _plain), ("written_bytes", _plain)),
+    Kind.CONFIG_CHANGED: (("vector", _plain), ("way", _word(IrqWay))),
+    Kind.INTX: (("level", _plain),),
 }
 
 

@@ -30,23 +30,46 @@ R13  STATUS written with DRIVER_OK while bus-master is clear: BUS_MASTER_BUG. Ol
 R14  Every run of a queue is an event (native/kick.c).
 R15  A deassign that fails: no test-and-clear, no close. The error is kept and shown; the eventfd is closed when the
      device goes.
+R16  BAR0 moves, or its decoding goes off or on: nothing. What is assigned stays at the old port.
+R17  A kick before DRIVER_OK runs the queue, as any trapped kick does.
 
 START and STOP are idempotent. STOP comes before the ring is torn down, so that a late kick sees a valid ring.
-The table below says which steps follow which cause; the engine below it only carries them out.
+
+What became of them, each a few rows that differ from the one before:
+
+merged  (25db9ebe15, January 2011) R2: the status is stored before START. R4: off until a backend gives the notifiers
+        back. R9: a backend that takes one turns the notifiers off (and STOPs), one that gives it back allows them
+        again. R10: the device's status is stored once more after STOP and before START, for devices that listen.
+0.14    (b36e391441, d0dcac833a) R4: rolled back, and tried again at the next START.
+today   (QEMU 7.2) R2: a status of exactly ACKNOWLEDGE|DRIVER turns bus-master on. R3: all are assigned, then each is
+        signalled, then the iothread watches. R5: the iothread lets go of all, KVM deassigns all, then each is drained
+        and closed. R8: the config write comes first, and without bus-master the device leaves its rings alone. R9: a
+        backend grabs the notifiers (STOP at the first) and releases them (START at the last, if still wanted). R12:
+        indices up to 1023 are let through, to queues that have no ring. R13: gone. R16: the registration follows the
+        BAR. R17: the kick starts the notifiers, for a device that starts on a kick. A trapped kick of a queue that
+        has a notifier is written to its eventfd.
+
+The tables below say which steps follow which cause; the engine below them only carries them out.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from enum import Enum, IntFlag
+from collections.abc import Callable, Iterable
+from enum import IntFlag
 from typing import Any, NamedTuple, Protocol
 
-from labkit.abi import QUEUE_MAX, QUEUE_NOTIFY_WIDTH, Register, Status
+from labkit.abi import QUEUE_MAX, Feature, Register, Status
 from labkit.errors import HostError, UsageError
 from labkit.native import lib
-from labkit.trace.events import Cause, Kind, Owner, Run
+from labkit.trace.events import Cause, Kind, Owner
 from labkit.trace.feed import Feed
+from labkit.virtio.faults import Faults
+from labkit.virtio.hostnotifier import NO_FD, HostNotifier
+from labkit.virtio.table import Batches, Part, Revision, Row, Step, When
+
+QUEUE_INDICES_TODAY = 1024
+FORGOT_BUS_MASTER = Status.ACKNOWLEDGE | Status.DRIVER  # a driver that writes exactly this is helped
 
 
 class Flag(IntFlag):
@@ -56,48 +79,77 @@ class Flag(IntFlag):
     USE_IOEVENTFD = 1 << 1
 
 
-class Step(Enum):
-    """What can follow a cause."""
+# -- the tables -------------------------------------------------------------------------------------------------------
 
-    START = "start the host notifiers"
-    STOP = "stop them"
-    START_IF_DRIVER_OK = "start them if DRIVER_OK is set, else stop them"
-    CLEAR_PROPERTY = "clear the property"
-    STORE_STATUS = "store the status"
-    DROP_DRIVER_OK = "take DRIVER_OK out of the status"
-    NOTE_BUS_MASTER_BUG = "note BUS_MASTER_BUG if bus-master is clear"
-    FORGET_BUS_MASTER_BUG = "forget BUS_MASTER_BUG"
-    RESET_VIRTIO = "reset the virtio device"
-    RELEASE_VECTORS = "release the MSI-X vectors"
-    RESET_MSIX = "reset MSI-X"
-    WRITE_CONFIG = "do the config write"
+V6 = Revision(
+    "virtio-pci: Use ioeventfd for virtqueue notify, v6 2/4, 17 Dec 2010",
+    {
+        Cause.DRIVER_OK: Row(2, (Step.START, Step.STORE_STATUS, Step.NOTE_BUS_MASTER_BUG)),
+        Cause.DRIVER_NOT_OK: Row(2, (Step.STOP, Step.STORE_STATUS)),
+        Cause.STATUS_ZERO: Row(2, (Step.STOP, Step.STORE_STATUS, Step.RESET_VIRTIO, Step.RELEASE_VECTORS)),
+        Cause.ASSIGN_FAILED: Row(4, (Step.CLEAR_PROPERTY,)),
+        Cause.PFN_ZERO: Row(6, (Step.STOP, Step.RESET_VIRTIO, Step.RELEASE_VECTORS)),
+        Cause.DEVICE_RESET: Row(7, (Step.STOP, Step.RESET_VIRTIO, Step.RESET_MSIX, Step.FORGET_BUS_MASTER_BUG)),
+        Cause.BUS_MASTER_OFF: Row(
+            8, (Step.STOP, Step.DROP_DRIVER_OK, Step.WRITE_CONFIG), When.NO_BUS_MASTER_BUG, (Step.WRITE_CONFIG,)
+        ),
+        Cause.BUS_MASTER_ON: Row(8, (Step.WRITE_CONFIG,)),
+        Cause.GRAB: Row(9),
+        Cause.BACKEND_TAKES: Row(9, (Step.STOP, Step.CLEAR_PROPERTY), When.STARTED),
+        Cause.BACKEND_GIVES: Row(9, (Step.STOP, Step.CLEAR_PROPERTY), When.STARTED),
+        Cause.RELEASE: Row(9),
+        Cause.RESUME: Row(10, (Step.START,), When.LIVE, (Step.STOP,)),
+        Cause.PAUSE: Row(10, (Step.STOP,)),
+        Cause.EXIT: Row(11, (Step.STOP,)),
+        Cause.BAR0_MOVED: Row(16),
+    },
+)
+
+MERGED = V6._replace(
+    source="commit 25db9ebe15",
+    rows=V6.rows
+    | {
+        Cause.DRIVER_OK: Row(2, (Step.STORE_STATUS, Step.START, Step.NOTE_BUS_MASTER_BUG)),
+        Cause.ASSIGN_FAILED: Row(4, (Step.TURN_OFF,)),
+        Cause.BACKEND_TAKES: Row(9, (Step.TURN_OFF, Step.STOP)),
+        Cause.BACKEND_GIVES: Row(9, (Step.TURN_ON,)),
+        Cause.RESUME: Row(10, (Step.STORE_STATUS_AGAIN, Step.START), When.LIVE, (Step.STOP, Step.STORE_STATUS_AGAIN)),
+        Cause.PAUSE: Row(10, (Step.STOP, Step.STORE_STATUS_AGAIN)),
+    },
+)
+
+V0_14 = MERGED._replace(
+    source="commits b36e391441, d0dcac833a",
+    rows=MERGED.rows | {Cause.ASSIGN_FAILED: Row(4)},
+)
+
+TODAY = V0_14._replace(
+    source="QEMU 7.2, as traced",
+    rows=V0_14.rows
+    | {
+        Cause.DRIVER_OK: Row(2, (Step.STORE_STATUS, Step.START)),
+        Cause.DRIVER_NOT_OK: Row(2, (Step.STOP, Step.STORE_STATUS, Step.HELP_BUS_MASTER)),
+        Cause.BUS_MASTER_OFF: Row(8, (Step.WRITE_CONFIG, Step.STOP, Step.DROP_DRIVER_OK)),
+        Cause.GRAB: Row(9, (Step.LEND,)),
+        Cause.BACKEND_TAKES: Row(9),
+        Cause.BACKEND_GIVES: Row(9),
+        Cause.RELEASE: Row(9, (Step.TAKE_BACK,)),
+        Cause.BAR0_MOVED: Row(16, (Step.MOVE,)),
+        Cause.KICK: Row(17, (Step.START,)),
+    },
+    start=((Part.ASSIGN,), (Part.SIGNAL,), (Part.ATTACH,)),
+    stop=((Part.DETACH,), (Part.DEASSIGN,), (Part.DRAIN, Part.CLOSE)),
+    forwards_traps=True,
+    heeds_bus_master=True,
+    suppresses=True,
+    queue_indices=QUEUE_INDICES_TODAY,
+    offers=Feature.EVENT_IDX,
+)
+
+REVISIONS: dict[str, Revision] = {"v6": V6, "merged": MERGED, "0.14": V0_14, "today": TODAY}
 
 
-class Row(NamedTuple):
-    """A line of the table: the rule, the steps in order, and what happens instead under a condition."""
-
-    rule: int
-    steps: tuple[Step, ...]
-    with_bus_master_bug: tuple[Step, ...] | None = None
-    if_not_started: tuple[Step, ...] | None = None
-
-
-V6: dict[Cause, Row] = {
-    Cause.DRIVER_OK: Row(2, (Step.START, Step.STORE_STATUS, Step.NOTE_BUS_MASTER_BUG)),
-    Cause.DRIVER_NOT_OK: Row(2, (Step.STOP, Step.STORE_STATUS)),
-    Cause.STATUS_ZERO: Row(2, (Step.STOP, Step.STORE_STATUS, Step.RESET_VIRTIO, Step.RELEASE_VECTORS)),
-    Cause.PFN_ZERO: Row(6, (Step.STOP, Step.RESET_VIRTIO, Step.RELEASE_VECTORS)),
-    Cause.DEVICE_RESET: Row(7, (Step.STOP, Step.RESET_VIRTIO, Step.RESET_MSIX, Step.FORGET_BUS_MASTER_BUG)),
-    Cause.BUS_MASTER_OFF: Row(
-        8, (Step.STOP, Step.DROP_DRIVER_OK, Step.WRITE_CONFIG), with_bus_master_bug=(Step.WRITE_CONFIG,)
-    ),
-    Cause.BACKEND: Row(9, (Step.STOP, Step.CLEAR_PROPERTY), if_not_started=()),
-    Cause.RESUME: Row(10, (Step.START_IF_DRIVER_OK,)),
-    Cause.PAUSE: Row(10, (Step.STOP,)),
-    Cause.EXIT: Row(11, (Step.STOP,)),
-}
-
-REVISIONS: dict[str, dict[Cause, Row]] = {"v6": V6}
+# -- what the rules act on --------------------------------------------------------------------------------------------
 
 
 class Transport(Protocol):
@@ -107,11 +159,18 @@ class Transport(Protocol):
     notify_base: int  # BAR0 as last mapped; the port of a kick is this + QUEUE_NOTIFY
 
     @property
+    def decoded(self) -> bool:
+        """Does anybody answer at BAR0?"""
+
+    @property
     def bus_master(self) -> bool:
         """Bus-master in PCI COMMAND."""
 
+    def set_bus_master(self) -> None:
+        """Set it, for a driver that forgot."""
+
     def reset_virtio(self) -> None:
-        """Forget rings, features, status and ISR."""
+        """Forget rings, features and ISR."""
 
     def release_vectors(self) -> None:
         """Take the MSI-X vectors from the queues."""
@@ -119,15 +178,8 @@ class Transport(Protocol):
     def reset_msix(self) -> None:
         """MSI-X off, all vectors masked."""
 
-
-class Ioeventfds(Protocol):
-    """What they need of the CPU back end."""
-
-    def assign(self, port: int, length: int, value: int, fd: int) -> None:
-        """The exact write signals `fd`."""
-
-    def deassign(self, port: int, length: int, value: int, fd: int) -> None:
-        """Undo it."""
+    def follow(self, live: bool) -> None:
+        """The device may work, or not: machine running and driver up. Told again if nothing has changed."""
 
 
 class Situation(NamedTuple):
@@ -145,40 +197,59 @@ class HostNotifiers:
         self,
         transport: Transport,
         device: Any,
-        cpu: Ioeventfds,
+        host: Faults,
         loop: Any,
         feed: Feed,
         *,
         revision: str,
         ioeventfd: bool,
+        starts_on_kick: bool = False,
     ) -> None:
         if revision not in REVISIONS:
             raise UsageError(f"revision={revision!r}: this version knows {', '.join(REVISIONS)}")
-        self.table = REVISIONS[revision]
-        self.revision = revision
+        self.rules, self.revision = REVISIONS[revision], revision
         self.ioeventfd = ioeventfd  # the property, USE_IOEVENTFD
-        self.started = False
+        self.started = False  # they are assigned, and the iothread serves them
+        self.turned_off = False  # R4, R9 of merged
+        self.grabs, self.wanted = 0, False  # R9 of today: backends that hold them; start when the last has gone
         self.bus_master_bug = False
+        self.running = False  # as far as the rules were told (R10)
+        self.kicked = False  # a kick started the device before DRIVER_OK (R17)
+        self._gave_up = False  # a kick tried to start them, in vain
         self.owners = [Owner.NONE] * QUEUE_MAX
-        self.errors: list[HostError] = []  # what R4 and R15 kept from the guest
-        self._queues = [queue for queue in range(QUEUE_MAX) if device.vq[queue].num]
-        self._ports: dict[int, int] = {}  # queue -> port it was assigned at
+        self.errors: list[HostError] = []  # what R4 and R15 kept from the guest, each kind once
+        self.each = {q: HostNotifier(q, device, loop, host, feed) for q in range(QUEUE_MAX) if device.vq[q].num}
         self._stranded: list[int] = []  # eventfds of failed deassigns (R15)
-        self._transport, self._device, self._cpu, self._loop, self._feed = transport, device, cpu, loop, feed
+        self._starts_on_kick = starts_on_kick and Cause.KICK in self.rules.rows
+        self._follows_bar = Step.MOVE in self.rules.rows[Cause.BAR0_MOVED].steps
+        self._transport, self._device, self._feed = transport, device, feed
+        device.forwards_traps, device.queue_indices = self.rules.forwards_traps, self.rules.queue_indices
+        self._look_for_kicks()
 
     # -- the engine: cause -> row -> steps -----------------------------------------------------------------------------
 
     def happens(self, situation: Situation) -> None:
         """Carry out what the table says for this cause."""
         assert lib.lk_lock_is_mine(self._device.machine), "the rules act under the big lock"
-        row = self.table[situation.cause]
-        steps = row.steps
-        if row.with_bus_master_bug is not None and self.bus_master_bug:
-            steps = row.with_bus_master_bug
-        if row.if_not_started is not None and not self.started:
-            steps = row.if_not_started
-        for step in steps:
+        cause = situation.cause
+        if cause in (Cause.PAUSE, Cause.RESUME):
+            self.running = cause is Cause.RESUME
+        self._gave_up = self._gave_up and cause is Cause.KICK
+        row = self.rules.rows[cause]
+        for step in row.steps if self._holds(row.when) else row.otherwise:
             self._do(step, row.rule, situation)
+        self._look_for_kicks()
+        self._transport.follow(self.running and self.live)
+
+    def _holds(self, when: When | None) -> bool:
+        return (
+            when is None
+            or {
+                When.STARTED: self.started,
+                When.LIVE: self.live,
+                When.NO_BUS_MASTER_BUG: not self.bus_master_bug,
+            }[when]
+        )
 
     def _do(self, step: Step, rule: int, situation: Situation) -> None:
         transport = self._transport
@@ -187,21 +258,32 @@ class HostNotifiers:
                 self._start(rule, situation.cause)
             case Step.STOP:
                 self._stop(rule, situation.cause)
-            case Step.START_IF_DRIVER_OK:
-                driver_ok = transport.status & Status.DRIVER_OK
-                (self._start if driver_ok else self._stop)(rule, situation.cause)
             case Step.CLEAR_PROPERTY:
                 self.ioeventfd = False
+            case Step.TURN_OFF | Step.TURN_ON:
+                self.turned_off = step is Step.TURN_OFF
+            case Step.LEND:
+                self._lend(rule, situation.cause)
+            case Step.TAKE_BACK:
+                self._take_back(rule, situation.cause)
+            case Step.MOVE:
+                self._move(rule, situation.cause)
             case Step.STORE_STATUS:
                 self._store_status(situation.status)
+            case Step.STORE_STATUS_AGAIN:
+                self._store_status(transport.status)
             case Step.DROP_DRIVER_OK:
                 self._store_status(transport.status & ~Status.DRIVER_OK)
             case Step.NOTE_BUS_MASTER_BUG:
                 self.bus_master_bug = self.bus_master_bug or not transport.bus_master
             case Step.FORGET_BUS_MASTER_BUG:
                 self.bus_master_bug = False
+            case Step.HELP_BUS_MASTER if situation.status == FORGOT_BUS_MASTER:
+                transport.set_bus_master()
             case Step.RESET_VIRTIO:
+                self._store_status(0)
                 transport.reset_virtio()
+                self.kicked = False
             case Step.RELEASE_VECTORS:
                 transport.release_vectors()
             case Step.RESET_MSIX:
@@ -210,121 +292,160 @@ class HostNotifiers:
                 situation.write_config()
 
     def _store_status(self, status: int) -> None:
-        self._feed.emit(Kind.STATUS, -1, self._transport.status, status)
-        self._transport.status = status
+        before, self._transport.status = self._transport.status, status
+        self._feed.emit(Kind.STATUS, -1, before, status)
+        if (before ^ status) & Status.DRIVER_OK:
+            self.kicked = False
+        self._transport.follow(self.running and self.live)
 
-    def set_host_notifier(self, queue: int, assign: bool) -> None:
-        """R9: a backend takes one queue's notifier, or gives it back. HostError if KVM refuses."""
-        self.happens(Situation(Cause.BACKEND))
-        if assign:
-            self._assign(queue)
-            self._owned_by(queue, Owner.BACKEND, self.table[Cause.BACKEND].rule, Cause.BACKEND)
-        elif self._deassign(queue):
-            self._drain_and_close(queue)
-            self._owned_by(queue, Owner.NONE, self.table[Cause.BACKEND].rule, Cause.BACKEND)
+    def kick(self, value: int, width: int, port: int) -> None:
+        """A trapped kick that the core has left to the rules: the device may start on it (R17)."""
+        if lib.lk_queue_trap_locked(self._device, value, width, port) != lib.TRAP_STARTS:
+            return
+        self.kicked = True
+        self.happens(Situation(Cause.KICK))
+        if not self.started:
+            lib.lk_queue_look(self._device, value)
 
-    # -- START and STOP, and what they do to one queue: each beside its undoing ----------------------------------------
+    def _look_for_kicks(self) -> None:
+        """Does the core leave a trapped kick to the rules? Only while it would start something."""
+        self._device.starts_on_kick = self._starts_on_kick and self._may_start() and not self._gave_up
+
+    # -- START and STOP ------------------------------------------------------------------------------------------------
+
+    def _may_start(self) -> bool:
+        return self.ioeventfd and not self.turned_off and not self.started and not self.grabs
 
     def _start(self, rule: int, cause: Cause) -> None:
-        if not self.ioeventfd or self.started:
+        self.wanted = bool(self.grabs) and self.ioeventfd
+        if not self._may_start():
             return
-        done: list[int] = []
         try:
-            for queue in self._queues:
-                self._bring_up(queue)
-                self._owned_by(queue, Owner.VMM, rule, cause)
-                done.append(queue)
+            self._go(self.rules.start, self.each.values())
         except HostError as error:
-            self._roll_back(done, error, cause)
+            self._roll_back(error, cause)
             return
+        for queue in self.each:
+            self._owned_by(queue, Owner.VMM, rule, cause)
         self.started = True
 
     def _stop(self, rule: int, cause: Cause) -> None:
+        self.wanted = False
         if not self.started:
             return
-        for queue in self._queues:
-            self._take_down(queue, rule, cause)
+        self._take_down(self.each.values(), rule, cause)
         self.started = False
 
-    def _roll_back(self, done: list[int], error: HostError, cause: Cause) -> None:
+    def _roll_back(self, error: HostError, cause: Cause) -> None:
         """R4."""
-        self.errors.append(error)
+        done = [notifier for notifier in self.each.values() if notifier.fd != NO_FD]
+        self._keep(error)
+        self._gave_up = cause is Cause.KICK
         self._feed.emit(Kind.ROLL_BACK, -1, len(done), error.errno)
-        for queue in reversed(done):
-            self._take_down(queue, 4, cause)
-        self.ioeventfd = False
+        row = self.rules.rows[Cause.ASSIGN_FAILED]
+        self._take_down(reversed(done), row.rule, cause)
+        for step in row.steps:
+            self._do(step, row.rule, Situation(Cause.ASSIGN_FAILED))
 
-    def _bring_up(self, queue: int) -> None:
-        self._assign(queue)
-        result = lib.lk_loop_attach(self._loop, self._device, queue, self._device.vq[queue].notifier_fd)
-        if result < 0:
-            if self._deassign(queue):
-                self._drain_and_close(queue)
-            raise HostError("epoll_ctl(ADD)", -result)
+    def _take_down(self, notifiers: Iterable[HostNotifier], rule: int, cause: Cause) -> None:
+        notifiers = list(notifiers)
+        self._go(self.rules.stop, notifiers)
+        for notifier in notifiers:
+            self._owned_by(notifier.queue, Owner.NONE, rule, cause)
 
-    def _take_down(self, queue: int, rule: int, cause: Cause) -> None:
-        lib.lk_loop_detach(self._loop, self._device.vq[queue].notifier_fd)
-        if self._deassign(queue):
-            self._drain_and_close(queue)
-        self._owned_by(queue, Owner.NONE, rule, cause)
+    def _go(self, batches: Batches, notifiers: Iterable[HostNotifier]) -> None:
+        notifiers = list(notifiers)
+        for batch in batches:
+            for notifier in notifiers:
+                for part in batch:
+                    self._part(part, notifier)
 
-    def _assign(self, queue: int) -> None:
-        """An eventfd with count 1, and KVM told of it. HostError leaves nothing behind."""
+    def _part(self, part: Part, notifier: HostNotifier) -> None:
+        if part is Part.ASSIGN:
+            notifier.assign(self._notify_port())
+        elif notifier.fd == NO_FD:
+            pass  # R15: after a failed deassign there is nothing to drain or close
+        elif part is Part.DEASSIGN:
+            self._deassign(notifier)
+        else:
+            getattr(notifier, part.name.lower())()
+
+    def _notify_port(self) -> int | None:
+        """Where kicks are written now; None: nowhere, and the rules follow the BAR (R16)."""
+        if self._follows_bar and not self._transport.decoded:
+            return None
+        return self._transport.notify_base + Register.QUEUE_NOTIFY
+
+    def _deassign(self, notifier: HostNotifier) -> None:
+        error = notifier.deassign(notifier.port if self._follows_bar else self._notify_port())
+        if error is not None:
+            self._keep(error)
+            self._stranded.append(notifier.strand())
+
+    def _move(self, rule: int, cause: Cause) -> None:
+        """R16. KVM refuses: the notifiers stop, and the guest goes on by traps."""
         try:
-            fd = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        except OSError as error:
-            raise HostError("eventfd", error.errno or 0) from error
-        port = self._notify_port()
-        error_number = 0
-        try:
-            self._cpu.assign(port, QUEUE_NOTIFY_WIDTH, queue, fd)
+            for notifier in self.each.values():
+                if notifier.fd != NO_FD:
+                    notifier.move(self._notify_port())
         except HostError as error:
-            error_number = error.errno
-            os.close(fd)
-            raise
-        finally:
-            self._feed.emit(Kind.ASSIGN, queue, port, queue, fd, error_number)
-        vq = self._device.vq[queue]
-        vq.notifier_fd, vq.synthetic_due = fd, 1
-        self._ports[queue] = port
+            self._keep(error)
+            self._stop(rule, cause)
 
-    def _deassign(self, queue: int) -> bool:
-        """KVM lets go. False if it refused: then nothing is drained or closed (R15)."""
-        vq = self._device.vq[queue]
-        port, fd = self._notify_port(), vq.notifier_fd
-        if fd < 0:
-            return False
-        error_number = 0
-        try:
-            self._cpu.deassign(port, QUEUE_NOTIFY_WIDTH, queue, fd)
-        except HostError as error:
-            error_number = error.errno
+    def _keep(self, error: HostError) -> None:
+        if all((kept.call, kept.errno) != (error.call, error.errno) for kept in self.errors):
             self.errors.append(error)
-            self._stranded.append(fd)
-            vq.notifier_fd = -1
-        self._feed.emit(Kind.DEASSIGN, queue, port, queue, fd, error_number)
-        return not error_number
 
-    def _drain_and_close(self, queue: int) -> None:
-        """R5: a kick that came before the deassign is served now, in this thread."""
-        if lib.lk_notifier_take(self._device, queue, Run.DRAIN):
-            lib.lk_queue_run(self._device, queue, Run.DRAIN)
-        vq = self._device.vq[queue]
-        self._feed.emit(Kind.CLOSE_FD, queue, vq.notifier_fd)
-        os.close(vq.notifier_fd)
-        vq.notifier_fd = -1
-        self._ports.pop(queue, None)
+    # -- backends: R9 --------------------------------------------------------------------------------------------------
+
+    def grab(self) -> None:
+        """A backend comes: before it takes the notifiers of queues."""
+        self.happens(Situation(Cause.GRAB))
+
+    def release(self) -> None:
+        """It has given them all back."""
+        self.happens(Situation(Cause.RELEASE))
+
+    def set_host_notifier(self, queue: int, assign: bool) -> None:
+        """A backend takes one queue's notifier, or gives it back. HostError if KVM refuses to give it."""
+        cause = Cause.BACKEND_TAKES if assign else Cause.BACKEND_GIVES
+        self.happens(Situation(cause))
+        rule, notifier = self.rules.rows[cause].rule, self.each[queue]
+        if assign:
+            notifier.assign(self._notify_port())
+            self._owned_by(queue, Owner.BACKEND, rule, cause)
+        elif notifier.fd != NO_FD:
+            self._go(((Part.DEASSIGN, Part.DRAIN, Part.CLOSE),), [notifier])
+            self._owned_by(queue, Owner.NONE, rule, cause)
+
+    def _lend(self, rule: int, cause: Cause) -> None:
+        was_started = self.started
+        if not self.grabs:
+            self._stop(rule, cause)
+            self.wanted = was_started
+        self.grabs += 1
+
+    def _take_back(self, rule: int, cause: Cause) -> None:
+        self.grabs -= 1
+        if not self.grabs and self.wanted:
+            self._start(rule, cause)
 
     def close(self) -> None:
         """R11, and the eventfds that R15 left behind."""
+        self.running = False
         self.happens(Situation(Cause.EXIT))
-        for queue in self._queues:
-            if self.owners[queue] is Owner.BACKEND and self._deassign(queue):
-                self._drain_and_close(queue)
+        for queue in self.each:
+            if self.owners[queue] is Owner.BACKEND:
+                self.set_host_notifier(queue, False)
         while self._stranded:
             os.close(self._stranded.pop())
 
     # -- small answers -------------------------------------------------------------------------------------------------
+
+    @property
+    def live(self) -> bool:
+        """Is the driver up: DRIVER_OK, or a kick that started the device (R17)?"""
+        return bool(self._transport.status & Status.DRIVER_OK) or self.kicked
 
     @property
     def flags(self) -> Flag:
@@ -333,10 +454,7 @@ class HostNotifiers:
 
     def port(self, queue: int) -> int | None:
         """The port the queue's notifier is assigned at; None while it has none."""
-        return self._ports.get(queue)
-
-    def _notify_port(self) -> int:
-        return self._transport.notify_base + Register.QUEUE_NOTIFY
+        return self.each[queue].port
 
     def _owned_by(self, queue: int, owner: Owner, rule: int, cause: Cause) -> None:
         before, self.owners[queue] = self.owners[queue], owner

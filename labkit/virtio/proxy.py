@@ -30,8 +30,10 @@ from labkit.pc.msix import Msix
 from labkit.pc.pci import COMMAND, Bar, PciFunction
 from labkit.trace.events import Cause, Kind, status_text
 from labkit.trace.feed import Feed
+from labkit.virtio.backends.worker import Worker
 from labkit.virtio.devices.base import Device
-from labkit.virtio.notifier import Flag, HostNotifiers, Ioeventfds, Situation
+from labkit.virtio.faults import Faults
+from labkit.virtio.notifier import Flag, HostNotifiers, Situation
 from labkit.virtio.queue import Queue
 
 _BAD_FEATURE = int(Feature.BAD_FEATURE)
@@ -61,6 +63,7 @@ class Proxy(PciFunction):
         *,
         revision: str,
         ioeventfd: bool,
+        name: str = "vm",
     ) -> None:
         super().__init__(model.pci_header(), *buses)
         self.model, self.device, self.memory, self.feed = model, native, memory, feed
@@ -70,10 +73,20 @@ class Proxy(PciFunction):
         self.config_vector = NO_VECTOR
         self.notify_base = 0
         self.msix = Msix(self, model.vectors, native, cpu)
-        ioeventfds: Ioeventfds = cpu
+        self.faults = Faults(cpu, feed)
         for index, num in enumerate(model.queue_sizes):
             native.vq[index].num = num
-        self.notifiers = HostNotifiers(self, native, ioeventfds, loop, feed, revision=revision, ioeventfd=ioeventfd)
+        self.notifiers = HostNotifiers(
+            self,
+            native,
+            self.faults,
+            loop,
+            feed,
+            revision=revision,
+            ioeventfd=ioeventfd,
+            starts_on_kick=model.starts_on_kick,
+        )
+        self.backend = Worker(native, self.notifiers, f"{name}-backend")
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
         self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))
@@ -85,10 +98,29 @@ class Proxy(PciFunction):
         """Bus-master in COMMAND."""
         return bool(self.command & PciCommand.MASTER)
 
+    def set_bus_master(self) -> None:
+        """Bus-master on, whatever the guest thinks of it."""
+        self.put(COMMAND, 2, self.command | PciCommand.MASTER)
+        self._heed_bus_master()
+
+    def _heed_bus_master(self) -> None:
+        """Where the rules heed it, a device without bus-master leaves its rings alone."""
+        self.device.disabled = self.notifiers.rules.heeds_bus_master and not self.bus_master
+
+    @property
+    def decoded(self) -> bool:
+        """Does BAR0 answer anywhere?"""
+        return bool(self.device.notify_port)
+
+    def follow(self, live: bool) -> None:
+        """The machine runs and the driver is up, or not."""
+        self.model.follow(live)
+        self.backend.follow(live)
+
     def reset_virtio(self) -> None:
-        """Rings, features, status, ISR, selection and vectors as at power-on."""
+        """Rings, features, ISR, selection and vectors as at power-on."""
         lib.lk_device_reset(self.device)
-        self.status = self.queue_sel = 0
+        self.queue_sel = 0
         self.config_vector = NO_VECTOR
 
     def release_vectors(self) -> None:
@@ -113,6 +145,9 @@ class Proxy(PciFunction):
     def write_register(self, offset: int, width: int, value: int) -> None:
         """A write in BAR0; device config is read-only in every device so far."""
         if offset >= self._config_at():
+            return
+        if offset == Register.QUEUE_NOTIFY:
+            self.notifiers.kick(value, width, self.device.notify_port)
             return
         self.feed.emit(Kind.REGISTER, -1, offset, width, value, 1)
         access = self._access(offset)
@@ -173,30 +208,34 @@ class Proxy(PciFunction):
     # -- PCI config ----------------------------------------------------------------------------------------------------
 
     def write_config(self, offset: int, width: int, value: int) -> None:
-        """A config write; COMMAND with bus-master clear goes by rule R8, and MSI-X control takes effect."""
+        """A config write; one of COMMAND goes by rule R8, and MSI-X control takes effect."""
         self.feed.emit(Kind.PCI_WRITE, -1, offset, width, value)
 
         def write() -> None:
             PciFunction.write_config(self, offset, width, value)
+            self._heed_bus_master()
 
-        if offset == COMMAND and not value & PciCommand.MASTER:
-            self.notifiers.happens(Situation(Cause.BUS_MASTER_OFF, write_config=write))
+        if offset == COMMAND:
+            cause = Cause.BUS_MASTER_ON if value & PciCommand.MASTER else Cause.BUS_MASTER_OFF
+            self.notifiers.happens(Situation(cause, write_config=write))
         else:
             write()
         if offset < MSIX_CONTROL + 2 and offset + width > MSIX_CONTROL:
             self.msix.control_written()
 
     def bar_moved(self, bar: Bar) -> None:
-        """The trap path of a kick follows BAR0 at once; what is assigned in KVM stays where it was (v6)."""
+        """The trap path of a kick follows BAR0 at once; what is assigned in KVM goes by rule R16."""
         if bar.index == 0:
             self.device.notify_port = bar.mapped.start + Register.QUEUE_NOTIFY if bar.mapped else 0
             if bar.mapped:
                 self.notify_base = bar.mapped.start
+            self.notifiers.happens(Situation(Cause.BAR0_MOVED))
 
     def reset(self) -> None:
         """R7, then config space as the firmware left it."""
         self.notifiers.happens(Situation(Cause.DEVICE_RESET))
         super().reset()
+        self._heed_bus_master()
 
     def close(self) -> None:
         """R11; then the vectors."""
@@ -251,7 +290,7 @@ class _Registers:
         self._proxy.write_register(offset, width, value)
 
 
-# register -> (width, read, write). QUEUE_NOTIFY never gets here: the C core serves it (native/vcpu.c).
+# register -> (width, read, write). A write of QUEUE_NOTIFY is no row: it is a kick, and the C core serves most of them.
 REGISTERS: dict[int, Access] = {
     Register.HOST_FEATURES: Access(4, lambda p: p.host_features, None),
     Register.GUEST_FEATURES: Access(4, lambda p: int(p.device.guest_features), Proxy._write_features),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 import labkit
@@ -53,10 +53,10 @@ def _until(true: Callable[[], bool], what: str) -> None:
         os.sched_yield()
 
 
-def play_anew(fresh: Callable[[], AbstractContextManager[Machine]], scenario: Scenario) -> list[str]:
+def play_anew(fresh: Callable[[Scenario], AbstractContextManager[Machine]], scenario: Scenario) -> list[str]:
     """Do a scenario on a machine made for it; under a load that ended too early once more, under a longer one."""
     for requests in LOADS:
-        with fresh() as machine, suppress(LoadOver):
+        with fresh(scenario) as machine, suppress(LoadOver):
             return play(machine, scenario, requests)
     raise AssertionError(f"{scenario.name}: a load of {LOADS[-1]} requests is too short for this host")
 
@@ -97,6 +97,13 @@ class QemuMachine:
         if self._reset and not self._stopped:
             self._qemu.wait_ready()
             self._reset = self._loaded = False
+
+
+@contextmanager
+def fresh_qemu(scenario: Scenario) -> Iterator[Machine]:
+    """A QEMU for one scenario."""
+    with Qemu(ioeventfd=scenario.ioeventfd) as process:
+        yield QemuMachine(process)
 
 
 class LabkitMachine:

@@ -1,4 +1,6 @@
 typedef struct lk_chain lk_chain;
+typedef struct lk_net lk_net;
+typedef struct lk_terminal lk_terminal;
 
 typedef struct {
     uint16_t num; /* descriptors; 0 = no such queue */
@@ -11,7 +13,10 @@ typedef struct {
     uint32_t pfn;
     uint64_t desc, avail, used; /* guest-physical; desc 0 = no ring */
     int notifier_fd; /* -1 = none */
-    uint8_t synthetic_due; /* the count of 1 the eventfd was born with has not been read yet */
+    uint8_t lent; /* a backend serves it, with indices of its own */
+    uint8_t irq_wanted; /* a backend wants an interrupt for it, not delivered yet */
+    uint32_t synthetic_due; /* of the eventfd's count: what it was born with and START signalled */
+    uint32_t forwarded_due; /* of the eventfd's count: kicks that trapped */
     uint64_t trapped, signalled, drained, synthetic; /* kicks by path */
     uint64_t runs, requests, interrupts;
 } lk_vq;
@@ -28,27 +33,45 @@ typedef struct {
     char id[20]; /* BLK_ID_BYTES */
 } lk_blk;
 
-typedef struct {
+typedef struct lk_device lk_device;
+struct lk_device {
     lk_machine *machine;
     int kind; /* DEVICE_* */
     uint16_t notify_port; /* BAR0 + REG_QUEUE_NOTIFY while I/O decode is on, else 0 */
     uint8_t isr, broken, stopping;
+    uint8_t disabled; /* bus-master is off, and the rules heed it: kicks are seen, rings are left alone */
+    uint8_t forwards_traps; /* a trapped kick is written to the host notifier, if there is one */
+    uint8_t starts_on_kick; /* a trapped kick is handed up: the rules start the notifiers first */
+    uint32_t queue_indices; /* a trapped kick of this index or more is ignored (R12) */
     uint8_t msix_enabled, msix_masked;
     uint32_t guest_features;
     lk_vq vq[QUEUE_MAX];
     lk_vector vectors[MSIX_VECTORS_MAX];
     lk_blk blk;
+    lk_net *net;
+    lk_terminal *terminal;
+    lk_device *front; /* of a backend's own copy: the device the guest sees; else NULL */
     lk_chain *chain; /* the descriptor chain being served; one at a time, under the big lock */
-} lk_device;
+};
 
 #define DEVICE_NULL 0
 #define DEVICE_BLK 1
+#define DEVICE_NET 2
+#define DEVICE_CONSOLE 3
+#define DEVICE_PYTHON 4
+#define DEVICE_KINDS 5
 
 lk_device *lk_device_new(lk_machine *machine, int kind);
 void lk_device_free(lk_device *device);
 void lk_device_reset(lk_device *device);
 void lk_queue_set_pfn(lk_device *device, unsigned queue, uint32_t pfn);
 int lk_queue_run(lk_device *device, unsigned queue, int how);
+#define TRAP_RAN 1
+#define TRAP_FORWARDED 2
+#define TRAP_STARTS 3 /* nothing ran: the rules are to start the notifiers */
+
+int lk_queue_look(lk_device *device, unsigned queue);
 int lk_queue_trap(lk_device *device, uint32_t value, unsigned width, uint16_t port);
+int lk_queue_trap_locked(lk_device *device, uint32_t value, unsigned width, uint16_t port);
 uint64_t lk_notifier_take(lk_device *device, unsigned queue, int how);
 int lk_vector_raise(lk_device *device, unsigned vector);

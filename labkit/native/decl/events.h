@@ -4,7 +4,7 @@
 /* kinds */
 #define EV_KICK_TRAP 1     /* a value, b width_bytes, c port */
 #define EV_KICK_IGNORED 2  /* a value, b IGNORED_* */
-#define EV_KICK_EVENTFD 3  /* a kicks, b synthetic */
+#define EV_KICK_EVENTFD 3  /* a kicks, b synthetic, c forwarded */
 #define EV_QUEUE_NOTIFY 4  /* a RUN_* : rule R14 */
 #define EV_REQUEST 5       /* a type, b sector, c bytes, d status, e head */
 #define EV_INTERRUPT 6     /* a vector, b IRQ_WAY_* */
@@ -14,7 +14,7 @@
 #define EV_DEASSIGN 10     /* a port, b value, c fd, d errno */
 #define EV_ATTACH 11       /* a fd: the iothread watches it */
 #define EV_DETACH 12       /* a fd */
-#define EV_DRAIN 13        /* a kicks, b synthetic: found by test-and-clear in the stopping thread */
+#define EV_DRAIN 13        /* a kicks, b synthetic, c forwarded: found by test-and-clear in the stopping thread */
 #define EV_OWNER 14        /* a OWNER_* from, b OWNER_* to, c rule, d CAUSE_*, e fd */
 #define EV_RUNSTATE 15     /* a STATE_* from, b STATE_* to */
 #define EV_STEP 16         /* a command, b vcpu, c arg0, d arg1 */
@@ -26,6 +26,14 @@
 #define EV_DEVICE_RESET 22
 #define EV_ROLL_BACK 23    /* a queues undone, b errno */
 #define EV_CLOSE_FD 24     /* a fd */
+#define EV_FORWARD 25      /* a value, b width_bytes, c fd: a trapped kick written to the host notifier, its owner serves it */
+#define EV_SIGNAL 26       /* a fd: START signals a queue when all are assigned */
+#define EV_FAULT 27        /* a FAULT_CALL_*, b errno: a call that was made to fail */
+#define EV_BACKEND 28      /* a 1: it has the queue, 0: it gave it back, b last_avail */
+#define EV_FRAME 29        /* a FRAME_*, b bytes */
+#define EV_CHAIN 30        /* a head, b bytes the device read, c bytes it wrote */
+#define EV_CONFIG_CHANGED 31 /* a vector, b IRQ_WAY_* */
+#define EV_INTX 32         /* a level */
 
 /* actors: which thread */
 #define ACTOR_HOST 0
@@ -39,17 +47,21 @@
 #define RUN_IOTHREAD 2
 #define RUN_DRAIN 3
 #define RUN_RESUME 4
+#define RUN_BACKEND 5
+#define RUN_HOST 6 /* something on the host's side changed: a frame came, text was typed */
 
 /* why a kick was ignored (R12) */
 #define IGNORED_NO_RING 1
 #define IGNORED_INDEX 2
 #define IGNORED_BROKEN 3
+#define IGNORED_DISABLED 4 /* bus-master is off, where the rules heed it */
 
 /* how an interrupt went */
 #define IRQ_WAY_NONE 0
 #define IRQ_WAY_MSIX 1
 #define IRQ_WAY_MASKED 2
 #define IRQ_WAY_ISR 3
+#define IRQ_WAY_INTX 4
 
 /* owners of a notifier */
 #define OWNER_NONE 0
@@ -62,11 +74,18 @@
 #define CAUSE_PFN_ZERO 3
 #define CAUSE_DEVICE_RESET 4
 #define CAUSE_BUS_MASTER_OFF 5
-#define CAUSE_BACKEND 6
+#define CAUSE_BACKEND_TAKES 6
 #define CAUSE_RESUME 7
 #define CAUSE_PAUSE 8
 #define CAUSE_EXIT 9
 #define CAUSE_STATUS_ZERO 10
+#define CAUSE_BACKEND_GIVES 11
+#define CAUSE_GRAB 12
+#define CAUSE_RELEASE 13
+#define CAUSE_BUS_MASTER_ON 14
+#define CAUSE_BAR0_MOVED 15
+#define CAUSE_KICK 16
+#define CAUSE_ASSIGN_FAILED 17
 
 /* run states */
 #define STATE_PAUSED 0
@@ -86,3 +105,16 @@
 #define BROKEN_BUFFER_OUTSIDE 8
 #define BROKEN_INDIRECT 9
 #define BROKEN_REQUEST_HEADER 10
+#define BROKEN_DEVICE_CODE 11 /* the device's own code failed: its fault, not the guest's */
+
+/* which way a frame went, or why it went nowhere */
+#define FRAME_SENT 0
+#define FRAME_RECEIVED 1
+#define FRAME_DROPPED_TO_HOST 2
+#define FRAME_DROPPED_TO_GUEST 3
+#define FRAME_FILTERED 4
+
+/* which call was made to fail */
+#define FAULT_CALL_EVENTFD 1
+#define FAULT_CALL_ASSIGN 2
+#define FAULT_CALL_DEASSIGN 3

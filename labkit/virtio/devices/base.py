@@ -18,6 +18,7 @@ class Device:
     pci_class: ClassVar[int] = 0x00FF  # unclassified
     queue_sizes: tuple[int, ...]
     vectors: int
+    starts_on_kick: ClassVar[bool] = False  # R17: a kick before DRIVER_OK starts its notifiers, where the rules say so
     ioeventfd_default: ClassVar[bool] = False  # R1: off unless the device's drivers are known not to spin
     own_features: ClassVar[tuple[IntFlag, ...]] = ()  # named bits beside the transport's
 
@@ -38,6 +39,9 @@ class Device:
 
     def attach(self, native: Any) -> None:
         """Tell the C core's device what it needs beyond its queues."""
+
+    def follow(self, live: bool) -> None:
+        """The machine runs and the driver is up, or not. Told under the big lock, also when nothing has changed."""
 
     def close(self) -> None:
         """Release the backend."""

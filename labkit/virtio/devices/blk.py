@@ -24,6 +24,7 @@ class Blk(Device):
     queue_sizes = (NUMBERS["BLK_QUEUE_SIZE"],)
     vectors = NUMBERS["BLK_VECTORS"]
     ioeventfd_default = True
+    starts_on_kick = True
     own_features = tuple(BlkFeature)
 
     def __init__(self, image: Image) -> None:
