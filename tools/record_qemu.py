@@ -6,7 +6,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from oracle import qemu, recording
-from oracle.machines import fresh_qemu, play_anew
+from oracle.machines import fresh_qemu
+from oracle.play import play_anew
 from oracle.scenarios import SCENARIOS
 
 

@@ -14,8 +14,8 @@ class Difference(NamedTuple):
 
 
 _WHOLE = (
-    "a register gets an access that begins at it, whatever its width, as in the patch; QEMU 7.2 first splits one "
-    "that is not aligned to its width"
+    "a register gets an access that begins at it, whatever its width, as in the patch; QEMU 7.2 under KVM "
+    "first splits one that is not aligned to its width"
 )
 
 DIFFERENCES: dict[str, Difference] = {  # scenario -> difference
