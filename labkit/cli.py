@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labkit import __version__, abi
+from labkit import __version__, abi, rules
 from labkit.errors import GuestError, HostError, LabkitError, UsageError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def _print_check(check: Check) -> None:
 @click.option("--disk", type=click.Path(path_type=Path), help="A raw image or block device. Default: a RAM disk.")
 @click.option("--writable", is_flag=True, help="Let the guest write to the disk.")
 @click.option("--ioeventfd", type=click.Choice(["on", "off"]), help="Default: the device's own (rule R1).")
+@click.option("--revision", type=click.Choice(rules.names()), default="v6", show_default=True, help="Which rules.")
 @click.option("--vcpus", type=int, default=1, show_default=True)
 @click.option("--memory-mib", type=int, default=abi.MEMORY_MIN_MIB, show_default=True)
 @click.option("--irq", type=click.Choice(["msix", "poll"]), default="msix", show_default=True)
@@ -125,7 +126,7 @@ def _boot_and_read(sector: int, plan: dict[str, Any]) -> dict[str, Any]:
         return {
             "machine": vm.name,
             "cpu": vm.cpu,
-            **{name: plan[name] for name in ("vcpus", "memory_mib", "irq")},
+            **{name: plan[name] for name in ("vcpus", "memory_mib", "irq", "revision")},
             "disk": str(plan["disk"]) if plan["disk"] else None,
             "boot_ms": boot_ms,
             "sector": sector,
@@ -156,6 +157,7 @@ def _sentences(story: dict[str, Any]) -> list[str]:
     data = bytes.fromhex(story["data"])
     shown = "all zero" if not any(data) else f"beginning {data[:SHOWN_BYTES].hex(' ')}"
     machine = f"{story['machine']}: {story['vcpus']} vCPU on {story['cpu']}, {story['memory_mib']} MiB, {disk}"
+    machine += f", rules {story['revision']}"
     started, *stopped = _owner_sentences(story)
     return [
         f"{machine}; booted to DRIVER_OK in {story['boot_ms']:.1f} ms.",

@@ -66,7 +66,16 @@ def differences() -> Listing:
     rows = [(_label(cause, REVISIONS), *(_cell(rules, cause) for rules in REVISIONS.values())) for cause in causes]
     facts = [
         (name.replace("_", " "), *(_fact(getattr(rules, name)) for rules in REVISIONS.values()))
-        for name in ("start", "stop", "forwards_traps", "heeds_bus_master", "suppresses", "queue_indices", "offers")
+        for name in (
+            "start",
+            "stop",
+            "forwards_traps",
+            "heeds_bus_master",
+            "suppresses",
+            "queue_indices",
+            "splits_unaligned",
+            "offers",
+        )
     ]
     differing = tuple(row for row in rows + facts if len(set(row[1:])) > 1)
     return Listing("where the revisions differ", ("cause", *REVISIONS), differing)

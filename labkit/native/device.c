@@ -29,6 +29,8 @@ lk_device *lk_device_new(lk_machine *machine, int kind)
         device->vq[i].notifier_fd = -1;
         queue_forget(&device->vq[i]);
     }
+    device->absent.notifier_fd = -1;
+    queue_forget(&device->absent);
     for (int i = 0; i < MSIX_VECTORS_MAX; i++)
         device->vectors[i] = (lk_vector){.fd = -1, .masked = 1};
     return device;
@@ -46,6 +48,7 @@ void lk_device_reset(lk_device *device)
 {
     for (int i = 0; i < QUEUE_MAX; i++)
         queue_forget(&device->vq[i]);
+    queue_forget(&device->absent);
     device->guest_features = 0;
     device->isr = device->broken = 0;
     lk_feed_emit(device->machine->feed, EV_DEVICE_RESET, -1, 0, 0, 0, 0, 0);
@@ -60,7 +63,9 @@ void device_break(lk_device *device, const lk_vq *vq, int reason, uint64_t detai
 /* QUEUE_PFN: desc, then avail, then used on the next RING_ALIGN boundary. Nothing is read before the first run. */
 void lk_queue_set_pfn(lk_device *device, unsigned queue, uint32_t pfn)
 {
-    lk_vq *vq = &device->vq[queue % QUEUE_MAX];
+    if (queue >= QUEUE_MAX || !device->vq[queue].num)
+        return; /* no such queue */
+    lk_vq *vq = &device->vq[queue];
     uint64_t avail_end;
     vq->pfn = pfn;
     vq->desc = (uint64_t)pfn << QUEUE_PFN_SHIFT;

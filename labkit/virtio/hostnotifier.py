@@ -1,20 +1,22 @@
-"""What does it take to let one queue's kicks signal an eventfd, and to undo that? Each part beside its undoing.
+"""What does it take to let a queue's kicks signal an eventfd, and to undo that? Each part beside its undoing.
 
-The parts know nothing of rules and order; notifier.py does. All of it happens under the big lock.
+The parts know nothing of rules; which of them happen, and in which order, is said by the tables of notifier.py. All of
+it happens under the big lock.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from labkit.abi import QUEUE_NOTIFY_WIDTH
+from labkit.abi import QUEUE_MAX, QUEUE_NOTIFY_WIDTH
 from labkit.errors import HostError
 from labkit.native import lib
 from labkit.trace.events import Kind, Run
 from labkit.trace.feed import Feed
 from labkit.virtio.faults import BIRTH_COUNT, Faults
+from labkit.virtio.table import Batches, Part
 
 NO_FD = -1
 
@@ -120,3 +122,58 @@ class HostNotifier:
         """Forget the eventfd without closing it; it is the caller's."""
         fd, self._vq.notifier_fd = self.fd, NO_FD
         return fd
+
+
+class QueueNotifiers:
+    """Those of all queues of a device: parts in batches, and what failed.
+
+    `port` says where kicks are written now. `stays`: a registration is undone there, wherever it was made (R16).
+    """
+
+    def __init__(
+        self, device: Any, loop: Any, host: Faults, feed: Feed, port: Callable[[], int | None], *, stays: bool
+    ) -> None:
+        self.each = {q: HostNotifier(q, device, loop, host, feed) for q in range(QUEUE_MAX) if device.vq[q].num}
+        self.errors: list[HostError] = []  # what was kept from the guest, each kind once (R4, R15)
+        self._stranded: list[int] = []  # eventfds of failed deassigns (R15)
+        self._port, self._stays = port, stays
+
+    def go(self, batches: Batches, notifiers: Iterable[HostNotifier]) -> None:
+        """Each batch over all notifiers, its parts on one after the other. HostError: an assign or attach failed."""
+        notifiers = list(notifiers)
+        for batch in batches:
+            for notifier in notifiers:
+                for part in batch:
+                    self._part(part, notifier)
+
+    def _part(self, part: Part, notifier: HostNotifier) -> None:
+        if part is Part.ASSIGN:
+            notifier.assign(self._port())
+        elif notifier.fd == NO_FD:
+            pass  # R15: after a failed deassign there is nothing to drain or close
+        elif part is Part.DEASSIGN:
+            self._deassign(notifier)
+        else:
+            getattr(notifier, part.name.lower())()
+
+    def _deassign(self, notifier: HostNotifier) -> None:
+        error = notifier.deassign(self._port() if self._stays else notifier.port)
+        if error is not None:
+            self.keep(error)
+            self._stranded.append(notifier.strand())
+
+    def move(self) -> None:
+        """Every registration follows the port (R16). HostError if KVM refuses."""
+        for notifier in self.each.values():
+            if notifier.fd != NO_FD:
+                notifier.move(self._port())
+
+    def keep(self, error: HostError) -> None:
+        """An error that the guest does not notice."""
+        if all((kept.call, kept.errno) != (error.call, error.errno) for kept in self.errors):
+            self.errors.append(error)
+
+    def close(self) -> None:
+        """Close what failed deassigns left behind; the registrations go with the machine."""
+        while self._stranded:
+            os.close(self._stranded.pop())

@@ -47,14 +47,13 @@ today   (QEMU 7.2) R2: a status of exactly ACKNOWLEDGE|DRIVER turns bus-master o
         backend grabs the notifiers (STOP at the first) and releases them (START at the last, if still wanted). R12:
         indices up to 1023 are let through, to queues that have no ring. R13: gone. R16: the registration follows the
         BAR. R17: the kick starts the notifiers, for a device that starts on a kick. A trapped kick of a queue that
-        has a notifier is written to its eventfd.
+        has a notifier is written to its eventfd. An access of BAR0 that is not aligned comes as smaller ones that are.
 
 The tables below say which steps follow which cause; the engine below them only carries them out.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from enum import IntFlag
 from typing import Any, NamedTuple, Protocol
@@ -65,8 +64,8 @@ from labkit.native import lib
 from labkit.trace.events import Cause, Kind, Owner
 from labkit.trace.feed import Feed
 from labkit.virtio.faults import Faults
-from labkit.virtio.hostnotifier import NO_FD, HostNotifier
-from labkit.virtio.table import Batches, Part, Revision, Row, Step, When
+from labkit.virtio.hostnotifier import NO_FD, HostNotifier, QueueNotifiers
+from labkit.virtio.table import Part, Revision, Row, Step, When
 
 QUEUE_INDICES_TODAY = 1024
 FORGOT_BUS_MASTER = Status.ACKNOWLEDGE | Status.DRIVER  # a driver that writes exactly this is helped
@@ -143,6 +142,7 @@ TODAY = V0_14._replace(
     heeds_bus_master=True,
     suppresses=True,
     queue_indices=QUEUE_INDICES_TODAY,
+    splits_unaligned=True,
     offers=Feature.EVENT_IDX,
 )
 
@@ -217,12 +217,11 @@ class HostNotifiers:
         self.kicked = False  # a kick started the device before DRIVER_OK (R17)
         self._gave_up = False  # a kick tried to start them, in vain
         self.owners = [Owner.NONE] * QUEUE_MAX
-        self.errors: list[HostError] = []  # what R4 and R15 kept from the guest, each kind once
-        self.each = {q: HostNotifier(q, device, loop, host, feed) for q in range(QUEUE_MAX) if device.vq[q].num}
-        self._stranded: list[int] = []  # eventfds of failed deassigns (R15)
         self._starts_on_kick = starts_on_kick and Cause.KICK in self.rules.rows
         self._follows_bar = Step.MOVE in self.rules.rows[Cause.BAR0_MOVED].steps
         self._transport, self._device, self._feed = transport, device, feed
+        self._all = QueueNotifiers(device, loop, host, feed, self._notify_port, stays=not self._follows_bar)
+        self.each, self.errors = self._all.each, self._all.errors
         device.forwards_traps, device.queue_indices = self.rules.forwards_traps, self.rules.queue_indices
         self._look_for_kicks()
 
@@ -321,7 +320,7 @@ class HostNotifiers:
         if not self._may_start():
             return
         try:
-            self._go(self.rules.start, self.each.values())
+            self._all.go(self.rules.start, self.each.values())
         except HostError as error:
             self._roll_back(error, cause)
             return
@@ -339,7 +338,7 @@ class HostNotifiers:
     def _roll_back(self, error: HostError, cause: Cause) -> None:
         """R4."""
         done = [notifier for notifier in self.each.values() if notifier.fd != NO_FD]
-        self._keep(error)
+        self._all.keep(error)
         self._gave_up = cause is Cause.KICK
         self._feed.emit(Kind.ROLL_BACK, -1, len(done), error.errno)
         row = self.rules.rows[Cause.ASSIGN_FAILED]
@@ -349,52 +348,23 @@ class HostNotifiers:
 
     def _take_down(self, notifiers: Iterable[HostNotifier], rule: int, cause: Cause) -> None:
         notifiers = list(notifiers)
-        self._go(self.rules.stop, notifiers)
+        self._all.go(self.rules.stop, notifiers)
         for notifier in notifiers:
             self._owned_by(notifier.queue, Owner.NONE, rule, cause)
 
-    def _go(self, batches: Batches, notifiers: Iterable[HostNotifier]) -> None:
-        notifiers = list(notifiers)
-        for batch in batches:
-            for notifier in notifiers:
-                for part in batch:
-                    self._part(part, notifier)
-
-    def _part(self, part: Part, notifier: HostNotifier) -> None:
-        if part is Part.ASSIGN:
-            notifier.assign(self._notify_port())
-        elif notifier.fd == NO_FD:
-            pass  # R15: after a failed deassign there is nothing to drain or close
-        elif part is Part.DEASSIGN:
-            self._deassign(notifier)
-        else:
-            getattr(notifier, part.name.lower())()
+    def _move(self, rule: int, cause: Cause) -> None:
+        """R16. KVM refuses: the notifiers stop, and the guest goes on by traps."""
+        try:
+            self._all.move()
+        except HostError as error:
+            self._all.keep(error)
+            self._stop(rule, cause)
 
     def _notify_port(self) -> int | None:
         """Where kicks are written now; None: nowhere, and the rules follow the BAR (R16)."""
         if self._follows_bar and not self._transport.decoded:
             return None
         return self._transport.notify_base + Register.QUEUE_NOTIFY
-
-    def _deassign(self, notifier: HostNotifier) -> None:
-        error = notifier.deassign(notifier.port if self._follows_bar else self._notify_port())
-        if error is not None:
-            self._keep(error)
-            self._stranded.append(notifier.strand())
-
-    def _move(self, rule: int, cause: Cause) -> None:
-        """R16. KVM refuses: the notifiers stop, and the guest goes on by traps."""
-        try:
-            for notifier in self.each.values():
-                if notifier.fd != NO_FD:
-                    notifier.move(self._notify_port())
-        except HostError as error:
-            self._keep(error)
-            self._stop(rule, cause)
-
-    def _keep(self, error: HostError) -> None:
-        if all((kept.call, kept.errno) != (error.call, error.errno) for kept in self.errors):
-            self.errors.append(error)
 
     # -- backends: R9 --------------------------------------------------------------------------------------------------
 
@@ -412,10 +382,10 @@ class HostNotifiers:
         self.happens(Situation(cause))
         rule, notifier = self.rules.rows[cause].rule, self.each[queue]
         if assign:
-            notifier.assign(self._notify_port())
+            self._all.go(((Part.ASSIGN,),), [notifier])
             self._owned_by(queue, Owner.BACKEND, rule, cause)
         elif notifier.fd != NO_FD:
-            self._go(((Part.DEASSIGN, Part.DRAIN, Part.CLOSE),), [notifier])
+            self._all.go(((Part.DEASSIGN, Part.DRAIN, Part.CLOSE),), [notifier])
             self._owned_by(queue, Owner.NONE, rule, cause)
 
     def _lend(self, rule: int, cause: Cause) -> None:
@@ -437,8 +407,7 @@ class HostNotifiers:
         for queue in self.each:
             if self.owners[queue] is Owner.BACKEND:
                 self.set_host_notifier(queue, False)
-        while self._stranded:
-            os.close(self._stranded.pop())
+        self._all.close()
 
     # -- small answers -------------------------------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ class Proxy(PciFunction):
 
     @property
     def _selected(self) -> Any:
-        return self.device.vq[self.queue_sel]
+        return self.device.vq[self.queue_sel] if self.queue_sel < QUEUE_MAX else self.device.absent
 
     def _write_features(self, value: int) -> None:
         self.device.guest_features = 0 if value & _BAD_FEATURE else value & self.host_features
@@ -179,7 +179,7 @@ class Proxy(PciFunction):
             lib.lk_queue_set_pfn(self.device, self.queue_sel, value)
 
     def _write_sel(self, value: int) -> None:
-        if value < QUEUE_MAX:
+        if value < self.notifiers.rules.queue_indices:
             self.queue_sel = value
 
     def _write_status(self, value: int) -> None:
@@ -278,16 +278,28 @@ class Proxy(PciFunction):
 
 
 class _Registers:
-    """BAR0 as the port bus sees it."""
+    """BAR0 as the port bus sees it. Where the rules say so, an access comes in naturally aligned pieces."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
 
     def read(self, offset: int, width: int) -> int:
-        return self._proxy.read_register(offset, width)
+        pieces = [
+            self._proxy.read_register(offset + at, size) & ALL_ONES[size] for at, size in self._pieces(offset, width)
+        ]
+        places = [8 * at for at, _ in self._pieces(offset, width)]
+        return sum(piece << place for piece, place in zip(pieces, places, strict=True))
 
     def write(self, offset: int, width: int, value: int) -> None:
-        self._proxy.write_register(offset, width, value)
+        for at, size in self._pieces(offset, width):
+            self._proxy.write_register(offset + at, size, value >> 8 * at & ALL_ONES[size])
+
+    def _pieces(self, offset: int, width: int) -> list[tuple[int, int]]:
+        """Where each piece begins, from the start of the access, and its size. BAR0 itself is aligned."""
+        if offset % width == 0 or not self._proxy.notifiers.rules.splits_unaligned:
+            return [(0, width)]
+        half = width // 2
+        return [(0, half), (half, half)] if offset % half == 0 else [(at, 1) for at in range(width)]
 
 
 # register -> (width, read, write). A write of QUEUE_NOTIFY is no row: it is a kick, and the C core serves most of them.

@@ -74,5 +74,6 @@ class Revision(NamedTuple):
     forwards_traps: bool = False  # a trapped kick is written to the notifier, if there is one
     heeds_bus_master: bool = False  # without it the device leaves its rings alone
     suppresses: bool = False  # a device that serves a queue asks for no kicks meanwhile
-    queue_indices: int = QUEUE_MAX  # R12
+    queue_indices: int = QUEUE_MAX  # R12, and what QUEUE_SEL takes
+    splits_unaligned: bool = False  # an access that is not aligned comes as smaller ones that are
     offers: Feature = Feature(0)  # beside what every revision offers

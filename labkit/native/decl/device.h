@@ -46,6 +46,7 @@ struct lk_device {
     uint8_t msix_enabled, msix_masked;
     uint32_t guest_features;
     lk_vq vq[QUEUE_MAX];
+    lk_vq absent; /* what a guest finds behind an index that QUEUE_SEL takes and no queue has */
     lk_vector vectors[MSIX_VECTORS_MAX];
     lk_blk blk;
     lk_net *net;
