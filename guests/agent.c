@@ -214,7 +214,8 @@ static uint32_t loop(const context *self, const uint64_t *a, uint64_t *r)
 
 static uint32_t storm(const context *self, const uint64_t *a, uint64_t *r)
 {
-    if (a[0] >= QUEUE_MAX || a[2] > REQUEST_SLOTS || a[3] > UINT32_MAX || a[4] > BUFFER_STRIDE || a[5] > VCPUS_MAX)
+    if (a[0] >= QUEUE_MAX || a[2] > REQUEST_SLOTS || a[3] > UINT32_MAX || a[4] > BUFFER_STRIDE ||
+        (uint32_t)a[5] > VCPUS_MAX)
         return AGENT_BAD_ARGUMENT; /* before they are cut to 32 bits */
     load_plan plan = {
         .queue = (uint32_t)a[0],
@@ -223,6 +224,7 @@ static uint32_t storm(const context *self, const uint64_t *a, uint64_t *r)
         .type = (uint32_t)a[3],
         .bytes = (uint32_t)a[4],
         .vcpus = (uint32_t)a[5],
+        .think_ticks = (uint32_t)(a[5] >> STORM_THINK),
         .timeout_ticks = a[6],
         .sectors = a[7],
     };
@@ -235,6 +237,7 @@ static uint32_t storm(const context *self, const uint64_t *a, uint64_t *r)
     r[4] = result.interrupts;
     r[5] = result.kick_ticks;
     r[6] = result.lock_ticks;
+    r[7] = result.own_ticks;
     return failed;
 }
 

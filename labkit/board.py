@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -136,6 +137,7 @@ class Board:
         if self.runstate.state is State.CLOSED:
             return
         self._stop_vcpus()
+        self.device.hurry = 1
         self.runstate.close()
         self._tear_down()
 
@@ -152,8 +154,7 @@ class Board:
     def pause(self) -> None:
         """vCPUs out of the guest, then the listeners: STOP (R10)."""
         if self.runstate.running:
-            self._stop_vcpus()
-            with self.locked():
+            with self._stopped():
                 self.runstate.change(State.PAUSED)
 
     def resume(self) -> None:
@@ -161,13 +162,13 @@ class Board:
         if self.runstate.state is State.PAUSED:
             with self.locked():
                 self.runstate.change(State.RUNNING)
+                self._finish_runs()
             self._release_vcpus()
 
     def reset(self) -> None:
         """As the reset button: device (R7), PCI, vCPUs and the guest's image; other memory stays as it is."""
         runs_again = self.runstate.state is not State.PAUSED
-        self._stop_vcpus()
-        with self.locked():
+        with self._stopped():
             self.proxy.reset()
             self.pci.reset()
             lib.lk_console_clear(self.memory.native)
@@ -193,14 +194,15 @@ class Board:
         self._stop_vcpus(lib.ASK_SETTLE)
         registers = self.cpu.vcpus[vcpu].registers()
         if self.runstate.running:
+            with self.locked():
+                self._finish_runs()
             self._release_vcpus()
         return registers
 
     def end(self, state: State) -> None:
         """The guest has crashed or exited: stop what is left, and tell the listeners."""
         if self.runstate.state in (State.RUNNING, State.PAUSED):
-            self._stop_vcpus()
-            with self.locked():
+            with self._stopped():
                 self.runstate.change(state)
 
     def _power_on(self) -> None:
@@ -230,12 +232,26 @@ class Board:
                 raise HostError("KVM_RUN", errno.ETIMEDOUT, f"vCPU {vcpu.index} did not come out of the guest")
         self.device.stopping = 0
 
+    @contextmanager
+    def _stopped(self) -> Iterator[None]:
+        """vCPUs out of the guest, then the big lock: a slow device lets go of it after the request it is at."""
+        self._stop_vcpus()
+        self.device.hurry = 1
+        try:
+            with self.locked():
+                yield
+        finally:
+            self.device.hurry = 0
+
+    def _finish_runs(self) -> None:
+        """Runs of queues that a stop had cut short, if no synthetic kick is about to do it. Under the big lock."""
+        for queue in self.proxy.queues:
+            vq = self.device.vq[queue.index]
+            if vq.unfinished and not vq.synthetic_due:
+                lib.lk_queue_run(self.device, queue.index, Run.RESUME)
+
     def _release_vcpus(self) -> None:
-        """Back into the guest; a run of a queue that the stop had cut short is finished first."""
-        with self.locked():
-            for queue in self.proxy.queues:
-                if self.device.vq[queue.index].unfinished:
-                    lib.lk_queue_run(self.device, queue.index, Run.RESUME)
+        """Back into the guest."""
         for vcpu in self.cpu.vcpus:
             lib.lk_vcpu_ask(vcpu.native, lib.ASK_RUN)
 

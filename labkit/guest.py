@@ -18,6 +18,7 @@ SLICE_MS = 20  # how long a wait goes without looking for an interrupt of the ce
 TIMEOUT_S = 10.0
 GRACE_S = 1.0  # the guest gives up first and says so; the host only waits for a guest that cannot
 SLOTS = struct.Struct(f"<{abi.MB_SLOTS}Q")
+THINK_MAX_NS = 1_000_000_000  # in ticks it must fit 32 bits
 SECTORS_PER_REQUEST = abi.BUFFER_STRIDE // abi.SECTOR_BYTES
 
 WHAT_TO_DO = {
@@ -60,11 +61,19 @@ class Negotiated(NamedTuple):
     status: Status
 
 
+class Share(NamedTuple):
+    """Where the time of one vCPU went in a storm, as parts of 1: inside kicks, waiting for the lock, all the rest."""
+
+    kick: float
+    lock: float
+    rest: float
+
+
 class Storm(NamedTuple):
     """A load and its times, as the guest measured them.
 
     `seconds` is wall time; `kick_share` and `lock_share` are the parts of the vCPUs' time spent inside kicks and
-    waiting for the driver's lock.
+    waiting for the driver's lock, `shares` those of each vCPU. `think_ns` is the work on each completion.
     """
 
     requests: int
@@ -77,11 +86,23 @@ class Storm(NamedTuple):
     interrupts: int
     kick_share: float
     lock_share: float
+    think_ns: int
+    shares: tuple[Share, ...]
 
     @property
     def requests_per_s(self) -> float:
         """Throughput."""
         return self.requests / self.seconds if self.seconds else 0.0
+
+    @property
+    def blocked_share(self) -> float:
+        """The part of the vCPUs' time in which they could do nothing else: in kicks and waiting for the lock."""
+        return self.kick_share + self.lock_share
+
+    @property
+    def blocked_ns_per_request(self) -> float:
+        """The same as time of all vCPUs together, for each request."""
+        return self.blocked_share * self.vcpus * self.seconds * 1e9 / self.requests if self.requests else 0.0
 
 
 class Guest:
@@ -196,15 +217,23 @@ class Guest:
         write: bool = False,
         bytes: int = abi.SECTOR_BYTES,
         vcpus: int | None = None,
+        think_ns: int = 0,
         timeout_s: float = 60.0,
     ) -> Storm:
-        """`requests` reads or writes on queue 0, `depth` in flight, shared by `vcpus` (None: all) under one lock."""
+        """`requests` reads or writes on queue 0, `depth` in flight, shared by `vcpus` (None: all) under one lock.
+
+        A vCPU adds, kicks and reaps with the lock held; then it works `think_ns` (up to 1 s) on each completion it
+        reaped, without the lock.
+        """
         taking_part = vcpus or len(self._board.cpu.vcpus)
         if not 1 <= taking_part <= len(self._board.cpu.vcpus):
             raise UsageError(f"storm on {taking_part} vCPUs: the machine has {len(self._board.cpu.vcpus)}")
+        if not 0 <= think_ns <= THINK_MAX_NS:
+            raise UsageError(f"think_ns={think_ns!r}: 0 to {THINK_MAX_NS}")
         sectors = getattr(self._board.device.blk, "sectors", 0)
         type = BlkType.OUT if write else BlkType.IN
-        arguments = (0, requests, depth, type, bytes, taking_part, self._ticks(timeout_s), sectors)
+        who = taking_part | think_ns * self._board.cpu.tsc_khz // 1_000_000 << abi.NUMBERS["STORM_THINK"]
+        arguments = (0, requests, depth, type, bytes, who, self._ticks(timeout_s), sectors)
 
         def run() -> tuple[int, ...]:
             self._check_usable()  # once: all take part or none
@@ -214,16 +243,15 @@ class Guest:
             for index in range(taking_part):  # all of them are back before anyone's failure is told
                 self._wait_parked(Command.STORM.name, index, timeout_s + GRACE_S)
             results = [self._result(Command.STORM, index, timeout_s) for index in range(taking_part)]
-            in_kicks, in_lock = (sum(result[i] for result in results) for i in (5, 6))
-            return (*results[0][:5], in_kicks, in_lock)
+            return (*results[0][:5], *(ticks for result in results for ticks in result[5:8]))
 
-        ticks, done, errors, kicks, interrupts, in_kicks, in_lock = self._when_up(run)
-        whole = max(1, ticks * taking_part)
+        ticks, done, errors, kicks, interrupts, *spent = self._when_up(run)
         seconds = ticks / (self._board.cpu.tsc_khz * 1000)
-        cpu = self._board.cpu.name
-        return Storm(
-            done, errors, depth, taking_part, cpu, seconds, kicks, interrupts, in_kicks / whole, in_lock / whole
-        )
+        totals = (sum(spent[i::3]) for i in range(3))
+        kick, lock, _ = _share(*totals)
+        shares = tuple(_share(*spent[at : at + 3]) for at in range(0, len(spent), 3))
+        head = (done, errors, depth, taking_part, self._board.cpu.name, seconds)
+        return Storm(*head, kicks, interrupts, kick, lock, think_ns, shares)
 
     def kick_loop(self, batches: int, kicks: int, port: int, width: int = 2, value: int = 0) -> list[float]:
         """Write `value` to `port` `kicks` times, `batches` times over. Nanoseconds a write, one figure a batch."""
@@ -343,6 +371,11 @@ class StepFailed(GuestError):
         self.command, self.status = command, status
         said = WHAT_TO_DO.get(status, "it answered nonsense") if status is not None else "it answered nonsense"
         super().__init__(f"{command.name}: {status.name if status is not None else '?'}: {said}")
+
+
+def _share(kick_ticks: int, lock_ticks: int, all_ticks: int) -> Share:
+    whole = max(1, all_ticks)
+    return Share(kick_ticks / whole, lock_ticks / whole, (whole - kick_ticks - lock_ticks) / whole)
 
 
 def _mailbox(index: int) -> int:

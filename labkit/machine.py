@@ -186,7 +186,7 @@ class Machine:
             "cpu": f"{self.cpu}, {plan.vcpus} vCPU" + ("s" if plan.vcpus > 1 else ""),
             "memory": f"{plan.memory_mib} MiB",
             "guest": plan.image.name,
-            "device": f"virtio-{plan.model.name}",
+            "device": ", ".join(filter(None, (f"virtio-{plan.model.name}", plan.model.remark()))),
             "rules": plan.revision,
         }
         if self._board.crash is not None:
@@ -209,6 +209,7 @@ def boot(
     *,
     disk: str | os.PathLike[str] | None = None,
     writable: bool = False,
+    delay_ns: int | None = None,
     ioeventfd: bool | None = None,
     vcpus: int = 1,
     memory_mib: int = abi.MEMORY_MIN_MIB,
@@ -225,6 +226,7 @@ def boot(
 
     device: "blk", or "null" (a queue nobody serves, for measurements).
     disk: a raw image or block device, read-only unless `writable`; None: a RAM disk of 16 MiB.
+    delay_ns: a "blk" whose reads and writes take that much longer each, up to 1 s; None: no longer than they must.
     ioeventfd: the property (R1); None: the device's default.
     vcpus: 1 to 8. memory_mib: 16 to 2048. queues: 1 to 64 for "null"; a legacy "blk" has one.
     irq: "msix" or "poll", what the lab's driver uses.
@@ -244,7 +246,8 @@ def boot(
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
     _check_fits(image, memory_mib)
     ways = _irq(irq)
-    model = catalogue.make(device, catalogue.Options(disk=disk, writable=writable or None, queues=queues))
+    options = catalogue.Options(disk=disk, writable=writable or None, queues=queues, delay_ns=delay_ns)
+    model = catalogue.make(device, options)
     plan = Plan(
         model=model,
         image=image,

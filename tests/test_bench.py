@@ -19,7 +19,8 @@ TINY = Effort(2, 2, kicks=20, trap_batches=2, ioeventfd_batches=4, requests=40, 
 NEEDS_NO_KVM = {"event", "import"}
 NAMES = [
     *("trap_kick", "ioeventfd_kick", "requests_on_1", "requests_on_8", "requests_on_32"),
-    *("requests_off_1", "requests_off_8", "requests_off_32", "boot", "reset", "reset_in_use"),
+    *("requests_off_1", "requests_off_8", "requests_off_32", "threads_on", "threads_off", "blocked_on", "blocked_off"),
+    *("boot", "reset", "reset_in_use"),
     *("event", "import"),
 ]
 
@@ -214,9 +215,10 @@ def test_what_the_guest_prints_becomes_figures() -> None:
 
 
 def test_which_rows_are_compared() -> None:
-    """Kicks, requests and boot; a peer has no reset, event or import of ours."""
+    """Kicks, requests and boot; a peer has no slow disk, reset, event or import of ours."""
     compared = [name for name in NAMES if qemu._trial(BY_NAME[name]) is not None]
-    assert compared == [name for name in NAMES if not name.startswith(("reset", "event", "import"))]
+    ours_alone = ("threads", "blocked", "reset", "event", "import")
+    assert compared == [name for name in NAMES if not name.startswith(ours_alone)]
 
 
 @pytest.mark.kvm
@@ -256,6 +258,25 @@ def test_the_table() -> None:
         "| x | 5.12 /s | 50.0 /s | 9.76 | – | – | 2.00 |",
     ]
     assert "- a note" in text
+
+
+def test_a_share_is_told_with_what_it_is_of() -> None:
+    """A row in percent brings its line of the legend, and what a machine cannot show stands there once."""
+    rows = (
+        Row(spec("%"), Samples((60.0,), (2.0,)), note="one CPU"),
+        Row(spec("%"), Samples((5.0,), (2.0,)), note="one CPU"),
+    )
+    lines = table.markdown(Report("kvm", rows)).splitlines()
+    assert lines[2] == "| x | 60.0 % | 2.00 % | 30.00 | – | – | – |"
+    assert sum("of the vCPUs' time" in line for line in lines) == lines.count("- one CPU") == 1
+
+
+@pytest.mark.parametrize("cpus", [{0}, {0, 1}])
+def test_one_cpu_is_not_passed_over_in_silence(monkeypatch: pytest.MonkeyPatch, cpus: set[int]) -> None:
+    """Two vCPUs need two CPUs to show what they do to each other: the row is measured, and its note says so."""
+    row = BY_NAME["threads_on"]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
+    assert ("one usable CPU" in row.why_not()) is (len(cpus) < 2)
 
 
 def test_quick_is_quick() -> None:

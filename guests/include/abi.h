@@ -115,8 +115,10 @@
 #define CMD_LOAD 14        /* a0 gpa, a1 width 1|2|4|8 -> r0 value */
 #define CMD_STORE 15       /* a0 gpa, a1 width, a2 value */
 #define CMD_KICK_LOOP 16   /* a0 port, a1 width, a2 value, a3 batches, a4 kicks in each -> samples: TSC ticks of each batch */
-#define CMD_STORM 17       /* a0 queue, a1 requests, a2 depth, a3 type, a4 bytes, a5 vCPUs, a6 TSC ticks, a7 sectors on the disk
-                              -> r0 TSC ticks, r1 completed, r2 errors, r3 kicks, r4 interrupts, r5 ticks in kicks, r6 ticks waiting for the lock */
+#define CMD_STORM 17       /* a0 queue, a1 requests, a2 depth, a3 type, a4 bytes, a5 vCPUs | STORM_THINK, a6 TSC ticks, a7 sectors on the disk
+                              -> r0 TSC ticks, r1 completed, r2 errors, r3 kicks, r4 interrupts, r5 ticks in kicks, r6 ticks waiting for the lock,
+                              r7 ticks this vCPU took part */
+#define STORM_THINK 32     /* a5 >> STORM_THINK: TSC ticks a vCPU works on each completion, outside the lock */
 #define CMD_RESET 18       /* STATUS = 0 and the driver forgets everything -> r0 STATUS read back */
 #define CMD_FAULT 19       /* a0 FAULT_*: break on purpose */
 #define CMD_ADD_BUFFERS 20 /* a0 queue, a1 bytes the device reads, a2 bytes it writes -> r0 head, r1 slot, r2 gpa of the first; the second follow */

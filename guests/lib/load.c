@@ -10,6 +10,7 @@ static struct {
     spinlock lock;
     uint32_t arrived;        /* at the meeting of this round */
     volatile uint32_t round; /* meetings that came about */
+    uint64_t met;            /* TSC when the last one did: one start for all, however late a vCPU gets going */
     uint64_t slots;          /* a bit for each slot the load may use */
     uint64_t sector;         /* of the next request */
     uint64_t issued, errors, kicks;
@@ -36,6 +37,7 @@ static bool meet(uint32_t vcpus, uint64_t deadline)
     uint32_t round = shared.round;
     if (++shared.arrived == vcpus) {
         shared.arrived = 0;
+        shared.met = rdtsc();
         shared.round++;
     }
     spin_unlock(&shared.lock);
@@ -60,16 +62,19 @@ static uint64_t next_sector(const load_plan *plan)
     return sector;
 }
 
-static void reap_all(ring *r)
+static uint32_t reap_all(ring *r)
 {
     completion done;
     enum reaped got;
+    uint32_t reaped = 0;
     while ((got = ring_reap(r, &done)) == REAPED_ONE) {
+        reaped++;
         shared.completed++;
         shared.errors += done.status != BLK_S_OK;
     }
     if (got == REAPED_BAD)
         shared.failed = AGENT_BAD_USED;
+    return reaped;
 }
 
 /* Fills the free slots up to the depth. True if anything was added. */
@@ -108,16 +113,27 @@ static bool over(const load_plan *plan)
     return shared.completed >= plan->requests || shared.failed;
 }
 
-/* One turn under the lock. */
+/* What a program does with what it has read: it needs the vCPU, and nothing that the others need. */
+static void think(const load_plan *plan, uint32_t completions)
+{
+    if (!plan->think_ticks || !completions)
+        return;
+    uint64_t end = rdtsc() + (uint64_t)plan->think_ticks * completions;
+    while (rdtsc() < end && !over(plan))
+        ;
+}
+
+/* One turn under the lock, and the work on what it brought. */
 static void turn(virtio_device *v, ring *r, const load_plan *plan, load_result *result)
 {
     take_lock(plan, result);
-    reap_all(r);
+    uint32_t reaped = reap_all(r);
     if (add_all(r, plan) && ring_publish(r))
         kick(v, r, result);
     if (!shared.finished && over(plan))
         shared.finished = rdtsc();
     spin_unlock(&shared.lock);
+    think(plan, reaped);
 }
 
 /* Until there is something to do. Another vCPU may reap what woke this one, so a wait for used entries alone could be
@@ -169,15 +185,17 @@ uint32_t load_run(virtio_device *v, const load_plan *plan, uint32_t vcpu, load_r
     if (!meet(plan->vcpus, deadline_after(plan->timeout_ticks)))
         return AGENT_TIMEOUT;
 
-    uint64_t interrupts = device_interrupts, start = rdtsc(), deadline = deadline_after(plan->timeout_ticks);
+    uint64_t interrupts = device_interrupts, start = shared.met, own_start = rdtsc(),
+             deadline = deadline_after(plan->timeout_ticks);
     for (turn(v, r, plan, result); !over(plan); turn(v, r, plan, result))
         wait_for_turn(v, r, plan, deadline);
-    result->ticks = shared.finished - start;
+    result->own_ticks = rdtsc() - own_start;
     result->interrupts = device_interrupts - interrupts;
 
     meet(plan->vcpus, deadline_after(0)); /* the totals are whole when all are out */
     if (!vcpu)
         result->kicks = shared.kicks;
+    result->ticks = shared.finished - start;
     result->completed = shared.completed;
     result->errors = shared.errors;
     return shared.failed;

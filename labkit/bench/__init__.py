@@ -46,7 +46,7 @@ def run(
         if progress is not None:
             progress(spec.name)
         samples = spec.measure(effort)
-        rows.append(Row(spec, samples, other.compare(spec) if other else None))
+        rows.append(Row(spec, samples, other.compare(spec) if other else None, spec.why_not()))
     notes = other.notes if other else why_not
     return Report(_back_end(), tuple(rows), other.version if other else None, tuple(notes))
 

@@ -80,13 +80,13 @@ def boot(device: str, *, ioeventfd: bool) -> Iterator[BareVcpu]:
     os.sched_setaffinity(0, {guest_cpu})  # threads are born where their parent runs
     try:
         with labkit.boot(device, ioeventfd=ioeventfd) as machine:
-            os.sched_setaffinity(_thread(f"{machine.name}-io"), {io_cpu})
+            os.sched_setaffinity(thread_id(f"{machine.name}-io"), {io_cpu})
             yield BareVcpu(machine, io_cpu)
     finally:
         os.sched_setaffinity(0, allowed)
 
 
-def _thread(name: str) -> int:
+def thread_id(name: str) -> int:
     """The id of a thread of this process."""
     return next(
         int(task.name) for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text() == f"{name}\n"

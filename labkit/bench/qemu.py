@@ -14,7 +14,7 @@ from functools import cache
 
 import labkit
 from labkit import abi
-from labkit.bench.row import REQUESTS_PER_S, Effort, Peer, Spec, settled
+from labkit.bench.row import Effort, Peer, Spec, settled
 from labkit.errors import GuestError, HostError
 from labkit.trace.events import Kind
 from labkit.virtio.backends.image import ram_disk
@@ -75,7 +75,7 @@ class Qemu:
 def _trial(spec: Spec) -> tuple[bool, int, str] | None:
     """ioeventfd, depth (0: no load) and figure of the run that a row is compared by."""
     fixed = {"trap_kick": (False, 1, "kick_ns"), "ioeventfd_kick": (True, 1, "kick_ns"), "boot": (True, 0, "boot_ms")}
-    if spec.unit != REQUESTS_PER_S:
+    if not spec.name.startswith("requests_"):
         return fixed.get(spec.name)
     _, way, depth = spec.name.split("_")
     return way == "on", int(depth), "requests_per_s"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-REQUESTS_PER_S = "requests/s"
+REQUESTS_PER_S, PERCENT = "requests/s", "%"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Spec:
     floor_is: str
     measure: Callable[[Effort], Samples]
     target: Target | None = None
+    why_not: Callable[[], str] = str  # what keeps this machine from showing it; empty if nothing does
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from labkit.bench import costs, kicks, life, requests
-from labkit.bench.row import REQUESTS_PER_S, Spec, Target
+from collections.abc import Callable
+
+from labkit.bench import costs, kicks, life, requests, threads
+from labkit.bench.row import PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
 
 _RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
 
@@ -18,6 +20,23 @@ def _requests(depth: int, *, ioeventfd: bool) -> Spec:
         f"{_RING_FLOOR}: {served}",
         requests.at(depth, ioeventfd=ioeventfd),
     )
+
+
+_SHARED = (
+    f"{threads.VCPUS} vCPUs on one queue, {threads.DEPTH} in flight, the kick under a lock; "
+    f"{threads.DELAY_NS // 1000} us in the disk and {threads.THINK_NS // 1000} us of the guest's own work for each"
+)
+
+
+def _threads(way: str, measure: Callable[[Effort], Samples]) -> Spec:
+    what, floor = f"reads by {_SHARED}; ioeventfd {way}", "the disk's delays alone, slept one after the other"
+    return Spec(f"threads_{way}", REQUESTS_PER_S, what, floor, measure, why_not=threads.why_not)
+
+
+def _blocked(way: str, measure: Callable[[Effort], Samples]) -> Spec:
+    what = f"of the vCPUs' time, how much is spent inside kicks and waiting for the lock: {_SHARED}; ioeventfd {way}"
+    floor = "the same by one vCPU with ioeventfd on: its kicks return at once and it waits for nobody"
+    return Spec(f"blocked_{way}", PERCENT, what, floor, measure, why_not=threads.why_not)
 
 
 SPECS = (
@@ -39,6 +58,10 @@ SPECS = (
     ),
     *(_requests(depth, ioeventfd=True) for depth in requests.DEPTHS),
     *(_requests(depth, ioeventfd=False) for depth in requests.DEPTHS),
+    _threads("on", threads.throughput_on),
+    _threads("off", threads.throughput_off),
+    _blocked("on", threads.blocked_on),
+    _blocked("off", threads.blocked_off),
     Spec(
         "boot",
         "ms",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labkit.bench import Report
-from labkit.bench.row import REQUESTS_PER_S, Row, Spec
+from labkit.bench.row import PERCENT, REQUESTS_PER_S, Row, Spec
 
 HEADINGS = ("row", "value", "raw floor", "ratio", "target", "met", "peer")
 SHORT = {REQUESTS_PER_S: "/s"}  # the row's name says of what
@@ -37,7 +37,10 @@ def legend(report: Report) -> list[str]:
     lines = ["ratio: value / floor for times, floor / value for requests/s. 1.00 is perfect, larger is worse."]
     if report.peer:
         lines.append(f"peer: labkit against {report.peer}, the same way round. Below 1.00 labkit is faster.")
-    return [*lines, *report.notes]
+    if any(row.spec.unit == PERCENT for row in report.rows):
+        lines.append("%: of the vCPUs' time; the floor is that of one vCPU, which waits for no other.")
+    notes = dict.fromkeys(row.note for row in report.rows if row.note)
+    return [*lines, *notes, *report.notes]
 
 
 def markdown(report: Report) -> str:

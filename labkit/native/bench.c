@@ -167,6 +167,15 @@ uint64_t lk_bare_reset_ns(lk_vcpu *vcpu, const void *regs, const void *sregs, un
     return spent / times;
 }
 
+/* The delays of a slow disk, one after the other with nothing between; how long one really takes. */
+uint64_t lk_bare_delay_ns(uint64_t delay_ns, unsigned times)
+{
+    uint64_t start = now_ns();
+    for (unsigned i = 0; i < times; i++)
+        lk_be_slow(delay_ns);
+    return (now_ns() - start) / times;
+}
+
 /* A clock read and a 64-byte store: the floor of an event. Picoseconds an event, so that a few ns can be compared. */
 uint64_t lk_bare_event_ps(unsigned times)
 {

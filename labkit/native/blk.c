@@ -1,7 +1,9 @@
 /* What does virtio-blk do with a chain? Parse it, run it against the image, answer with used.len and a status byte. */
 #include "queue.h"
 #include <limits.h>
+#include <sys/prctl.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #ifndef IOV_MAX
 #define IOV_MAX 1024
@@ -62,12 +64,28 @@ static int inside_disk(const lk_blk *blk, const blk_request *request)
            sectors <= blk->sectors - request->header.sector;
 }
 
+#define SLACK_NS 1
+
+/* A slow disk: whoever runs the queue waits for it. By default the kernel lets a thread sleep up to 50 us longer than it
+ * asked; one that runs queues asks for less. */
+void lk_be_slow(uint64_t delay_ns)
+{
+    static __thread int punctual;
+    struct timespec left = {.tv_sec = (time_t)(delay_ns / 1000000000u), .tv_nsec = (long)(delay_ns % 1000000000u)};
+    if (!punctual)
+        punctual = !prctl(PR_SET_TIMERSLACK, SLACK_NS);
+    while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) == EINTR)
+        ; /* a signal does not make the disk faster */
+}
+
 /* Moves all bytes or fails; the kernel takes IOV_MAX parts at a time and may do less than asked. */
 static int transfer(const lk_blk *blk, blk_request *request)
 {
     off_t at = (off_t)(request->header.sector * SECTOR_BYTES);
     struct iovec *part = request->data;
     uint32_t left = request->count;
+    if (blk->delay_ns)
+        lk_be_slow(blk->delay_ns);
     while (left) {
         int now = left < IOV_MAX ? (int)left : IOV_MAX;
         ssize_t moved =
@@ -132,14 +150,24 @@ static int serve_one(lk_device *device, lk_vq *vq)
     return 0;
 }
 
-/* Serves until the ring is empty, with one interrupt at the end. A stop cuts it short between two requests, so that a
- * guest that adds for ever cannot keep the big lock for ever; the rest is run on resume. */
+static int cut_short(const lk_device *device)
+{
+    return load_relaxed(&device->stopping) || (device->blk.delay_ns && load_relaxed(&device->hurry));
+}
+
+/* Serves until the ring is empty, with one interrupt at the end; a slow disk tells of each request, for the next takes
+ * its time. A stop cuts it short between two requests, so that a guest that adds for ever cannot keep the big lock for
+ * ever; the rest is run on resume. */
 void blk_serve(lk_device *device, lk_vq *vq)
 {
     int done = 0, got;
     while ((got = queue_pop(device, vq)) > 0 && !serve_one(device, vq)) {
         done = 1;
-        if (load_relaxed(&device->stopping)) {
+        if (device->blk.delay_ns) {
+            queue_interrupt(device, vq);
+            done = 0;
+        }
+        if (cut_short(device)) {
             vq->unfinished = 1;
             break;
         }

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from labkit.errors import UsageError
 from labkit.virtio.backends.image import open_image, ram_disk
+from labkit.virtio.backends.slow import Slow, checked_delay
 from labkit.virtio.devices.base import Device
 
 
@@ -18,6 +19,7 @@ class Options(NamedTuple):
     disk: str | os.PathLike[str] | None = None
     writable: bool | None = None
     queues: int | None = None
+    delay_ns: int | None = None
 
 
 class Maker(NamedTuple):
@@ -43,7 +45,9 @@ def _blk(options: Options) -> Device:
 
     if options.queues not in (None, 1):
         raise UsageError(f"queues={options.queues!r}: a legacy virtio-blk has one queue")
-    return Blk(ram_disk() if options.disk is None else open_image(Path(options.disk), writable=bool(options.writable)))
+    delay_ns = checked_delay(options.delay_ns or 0)
+    image = ram_disk() if options.disk is None else open_image(Path(options.disk), writable=bool(options.writable))
+    return Blk(Slow(image, delay_ns) if delay_ns else image)
 
 
 def _null(options: Options) -> Device:
@@ -53,6 +57,6 @@ def _null(options: Options) -> Device:
 
 
 MAKERS = {
-    "blk": Maker(frozenset({"disk", "writable", "queues"}), _blk),
+    "blk": Maker(frozenset({"disk", "writable", "queues", "delay_ns"}), _blk),
     "null": Maker(frozenset({"queues"}), _null),
 }

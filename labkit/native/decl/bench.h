@@ -13,5 +13,6 @@ typedef struct {
 int lk_bare_step(lk_bare *bare, uint32_t command);
 uint64_t lk_bare_boot_ns(void);
 uint64_t lk_bare_reset_ns(lk_vcpu *vcpu, const void *regs, const void *sregs, unsigned times);
+uint64_t lk_bare_delay_ns(uint64_t delay_ns, unsigned times);
 uint64_t lk_bare_event_ps(unsigned times);
 uint64_t lk_event_ps(lk_feed *feed, unsigned times);

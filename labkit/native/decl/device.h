@@ -30,6 +30,7 @@ typedef struct {
     int fd;
     uint8_t writable;
     uint64_t sectors;
+    uint64_t delay_ns; /* how much longer each data request takes */
     char id[20]; /* BLK_ID_BYTES */
 } lk_blk;
 
@@ -43,6 +44,7 @@ struct lk_device {
     uint8_t forwards_traps; /* a trapped kick is written to the host notifier, if there is one */
     uint8_t starts_on_kick; /* a trapped kick is handed up: the rules start the notifiers first */
     uint32_t queue_indices; /* a trapped kick of this index or more is ignored (R12) */
+    uint8_t hurry; /* somebody who stops the machine waits for the big lock: a slow device leaves the rest for later */
     uint8_t msix_enabled, msix_masked;
     uint32_t guest_features;
     lk_vq vq[QUEUE_MAX];
@@ -75,4 +77,5 @@ int lk_queue_look(lk_device *device, unsigned queue);
 int lk_queue_trap(lk_device *device, uint32_t value, unsigned width, uint16_t port);
 int lk_queue_trap_locked(lk_device *device, uint32_t value, unsigned width, uint16_t port);
 uint64_t lk_notifier_take(lk_device *device, unsigned queue, int how);
+void lk_be_slow(uint64_t delay_ns);
 int lk_vector_raise(lk_device *device, unsigned vector);

@@ -20,6 +20,8 @@ NOT_RAW = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"conectix": "VHD", b"vhdxfile"
 class Image:
     """An open image. `fd` belongs to it; `sectors` counts 512-byte sectors."""
 
+    delay_ns = 0  # how much longer a data request takes than the transfer
+
     def __init__(self, fd: int, size_bytes: int, *, writable: bool, name: str) -> None:
         self.fd, self.writable, self.name = fd, writable, name
         self.sectors = size_bytes // SECTOR_BYTES

@@ -43,6 +43,10 @@ class Device:
     def follow(self, live: bool) -> None:
         """The machine runs and the driver is up, or not. Told under the big lock, also when nothing has changed."""
 
+    def remark(self) -> str:
+        """What a view of the machine adds to the device's name; empty where there is nothing unusual."""
+        return ""
+
     def close(self) -> None:
         """Release the backend."""
 

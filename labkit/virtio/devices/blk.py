@@ -48,6 +48,11 @@ class Blk(Device):
         native.blk.sectors = self.image.sectors
         native.blk.writable = self.image.writable
         native.blk.id = self.image.identity
+        native.blk.delay_ns = self.image.delay_ns
+
+    def remark(self) -> str:
+        """A slow disk says so."""
+        return f"each request {self.image.delay_ns / 1000:g} us longer" if self.image.delay_ns else ""
 
     def close(self) -> None:
         """Close the image."""
