@@ -105,10 +105,10 @@ asan: install  ## the C core with address and undefined-behaviour sanitizers, in
 	@rm -rf build/asan
 	@LABKIT_SANITIZE=1 $(BIN)/python -W ignore setup.py -q build --force --build-base build/asan-objects --build-lib build/asan
 
-fidelity: install  ## run the tests of the rules, let QEMU play its scenarios, write docs/rules.md and docs/fidelity.md
-	@$(BIN)/python -m pytest -q tests/test_rules_*.py
+fidelity: install  ## hold rules and QEMU to the tests, then write docs/fidelity.md and docs/rules.md
+	@$(BIN)/python tools/record_qemu.py
+	@$(BIN)/python -m pytest -q tests/test_rules_*.py tests/oracle
 	@$(BIN)/python tools/fidelity.py
-	@$(BIN)/python -W error tests/oracle/record.py
 
 notebooks: install  ## run the notebooks and store what they show (after a change that shows)
 	@$(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pages
+from oracle.report import recorded_results, scenario_table
 
 
 def test_the_page_of_rules_is_made_from_the_tables() -> None:
@@ -16,6 +17,11 @@ def test_the_page_of_fidelity_names_every_test_of_a_rule() -> None:
     assert pages.section(page, "rules") == pages.rule_table(found)
     consequences = [test for test in found if test.file.endswith("consequences.py")]
     assert pages.section(page, "consequences") == pages.consequence_table(consequences)
+
+
+def test_the_page_of_fidelity_shows_what_qemu_did() -> None:
+    """docs/fidelity.md shows the recording of QEMU and the differences of labkit to which tests/oracle holds both."""
+    assert pages.section(pages.FIDELITY.read_text(), "scenarios") == scenario_table(recorded_results())
 
 
 def test_each_rule_has_a_test_for_each_revision() -> None:

@@ -1,49 +1,23 @@
-"""How does a scenario go on each machine? The same protocol for both: take an action, and say what came of it."""
+"""How does an action go on QEMU, and how on labkit? Two machines with the same protocol (play.Machine)."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import labkit
 from labkit.abi import AgentStatus, Command
 from labkit.guest import StepFailed
 from labkit.native import lib
 from oracle import canonical, steps
+from oracle.play import LoadOver
 from oracle.qemu import Qemu
-from oracle.scenarios import BAR0, FINISH, HOST_ACTS, PLACE_BAR0, START, Scenario
+from oracle.scenarios import BAR0, FINISH, HOST_ACTS, START, Scenario
 
-LOADS = (4_000, 16_000, 64_000)  # requests: the next if the one before ended too early, for hosts differ in speed
 RUNS_OF_A_LOAD = 100  # it is under way when its queue has been run that often
 TIMEOUT_S = 15.0
-
-
-class LoadOver(Exception):
-    """The load had ended before the host acted: what was traced says nothing about a load."""
-
-
-class Machine(Protocol):
-    """A machine on which a scenario is done."""
-
-    def take(self, action: str) -> tuple[str, list[str]]:
-        """Do an action; the guest's answer, if it gave one, and what the machine traced, canonically."""
-
-
-def play(machine: Machine, scenario: Scenario, requests: int = LOADS[0]) -> list[str]:
-    """Do a scenario; its actions with their answers, each followed by what was traced, indented.
-
-    `requests` is the length of a load. LoadOver if it was too short.
-    """
-    machine.take(PLACE_BAR0)
-    lines: list[str] = []
-    for action in scenario.actions:
-        answer, traced = machine.take(action.format(requests=requests))
-        lines.append(f"{action} -> {answer}" if answer else action)
-        lines += [f"    {line}" for line in (canonical.without_runs(traced) if scenario.load else traced)]
-    return lines
 
 
 def _until(true: Callable[[], bool], what: str) -> None:
@@ -51,14 +25,6 @@ def _until(true: Callable[[], bool], what: str) -> None:
     while not true():
         assert time.monotonic() < deadline, what
         os.sched_yield()
-
-
-def play_anew(fresh: Callable[[], AbstractContextManager[Machine]], scenario: Scenario) -> list[str]:
-    """Do a scenario on a machine made for it; under a load that ended too early once more, under a longer one."""
-    for requests in LOADS:
-        with fresh() as machine, suppress(LoadOver):
-            return play(machine, scenario, requests)
-    raise AssertionError(f"{scenario.name}: a load of {LOADS[-1]} requests is too short for this host")
 
 
 class QemuMachine:
@@ -69,7 +35,7 @@ class QemuMachine:
         self._stopped = self._reset = self._loaded = False
 
     def take(self, action: str) -> tuple[str, list[str]]:
-        """As the protocol says."""
+        """Do an action; what the guest answered, and what was traced."""
         mark = self._qemu.mark()
         answer = self._do(action, mark)
         self._qemu.settle()
@@ -89,14 +55,25 @@ class QemuMachine:
         return self._qemu.answer() if action == FINISH else self._qemu.step(action)
 
     def _host(self, act: str) -> None:
-        self._qemu.host(act)
+        """A reset that finds the guest under load is followed by its `ready`, so the look comes before it."""
+        if act != "system_reset":
+            self._qemu.host(act)
         if self._loaded and self._qemu.has_answered():
             raise LoadOver
+        if act == "system_reset":
+            self._qemu.host(act)
         self._stopped = act == "stop" or (self._stopped and act != "cont")
         self._reset = self._reset or act == "system_reset"
         if self._reset and not self._stopped:
             self._qemu.wait_ready()
             self._reset = self._loaded = False
+
+
+@contextmanager
+def fresh_qemu(scenario: Scenario) -> Iterator[QemuMachine]:
+    """A QEMU for one scenario."""
+    with Qemu(ioeventfd=scenario.ioeventfd) as process:
+        yield QemuMachine(process)
 
 
 class LabkitMachine:
@@ -109,7 +86,7 @@ class LabkitMachine:
         self._reset = False
 
     def take(self, action: str) -> tuple[str, list[str]]:
-        """As the protocol says."""
+        """Do an action; what the guest answered, and what was traced."""
         mark = self._vm.trace.mark()
         answer = self._do(action)
         if self._loaded is None:
@@ -136,7 +113,9 @@ class LabkitMachine:
         try:
             results = ask()
         except StepFailed as error:
-            return steps.answer(step.command, error.status or 0, ())
+            if error.status is None:
+                raise
+            return steps.answer(step.command, error.status, ())
         if step.command is Command.NEGOTIATE:
             self._bar0 = results[steps.ANSWERS[step.command].index("bar0")]
         return steps.answer(step.command, AgentStatus.OK, results)

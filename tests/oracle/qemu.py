@@ -50,7 +50,8 @@ def accelerator() -> str:
 class Qemu:
     """A running QEMU with the agent in it. A context manager; QEMU is killed at its end, whatever happened."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, ioeventfd: bool = True) -> None:
+        self._ioeventfd = "on" if ioeventfd else "off"
         self._undo = contextlib.ExitStack()
         try:
             self._start(options)
@@ -90,8 +91,8 @@ class Qemu:
         talk = [word for name, fd in (("monitor", monitor), ("com1", serial)) for word in _channel(name, fd)]
         ends = ["-mon", "chardev=monitor,mode=control", "-serial", "chardev:com1"]
         drive = f"if=none,id=disk,format=raw,cache=writeback,file.locking=off,file=/proc/self/fd/{disk}"
-        queue_size = abi.NUMBERS["BLK_QUEUE_SIZE"]
-        device = f"virtio-blk-pci,drive=disk,disable-modern=on,disable-legacy=off,queue-size={queue_size}"
+        shape = f"queue-size={abi.NUMBERS['BLK_QUEUE_SIZE']},ioeventfd={self._ioeventfd}"
+        device = f"virtio-blk-pci,drive=disk,disable-modern=on,disable-legacy=off,{shape}"
         guest = ["-bios", FIRMWARE, "-kernel", str(AGENT), "-append", "steps=serial"]
         return [*dies_with_us, PROGRAM, *machine, *log, *talk, *ends, "-drive", drive, "-device", device, *guest]
 

@@ -1,6 +1,6 @@
 """What did QEMU do? Its lines of every scenario, kept in qemu-7.2.txt, so that labkit is held against them everywhere.
 
-The file is written by `make fidelity`. Where QEMU is installed, the tests hold QEMU itself against it.
+`make fidelity` writes the file. Where QEMU is installed, the tests hold QEMU itself against it.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from oracle.differences import Difference
-from oracle.scenarios import Scenario
+import pages
 
-BEGIN, END = "<!-- scenarios: written by make fidelity -->", "<!-- end of scenarios -->"
+from oracle import recording
+from oracle.differences import DIFFERENCES, Difference
+from oracle.scenarios import SCENARIOS, Scenario
+
 NOTHING = "–"
 
 
@@ -23,11 +24,16 @@ class Result(NamedTuple):
 
 def scenario_table(results: Sequence[Result]) -> str:
     """The table, a row a scenario; of QEMU the events, of labkit "the same" or what differs, with the reason."""
-    rows = ["| scenario | QEMU 7.2 | labkit |", "|---|---|---|"]
-    for result in results:
-        cells = (result.scenario.title, _events(result.qemu), _labkit(result.difference))
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+    return pages.markdown(
+        ["scenario", "QEMU 7.2", "labkit"],
+        ([result.scenario.title, _events(result.qemu), _labkit(result.difference)] for result in results),
+    )
+
+
+def recorded_results() -> list[Result]:
+    """What is recorded of QEMU, and the differences that are listed: the tests hold both machines to them."""
+    recorded = recording.read()
+    return [Result(scenario, recorded[scenario.name], DIFFERENCES.get(scenario.name)) for scenario in SCENARIOS]
 
 
 def _events(lines: Sequence[str]) -> str:
@@ -54,19 +60,5 @@ def _short(words: list[str]) -> str:
 def _labkit(difference: Difference | None) -> str:
     if difference is None:
         return "the same"
-    lines = ", ".join(f"`{line}`" for line in difference.lines)
+    lines = ", ".join(f"`{line}`" for line in dict.fromkeys(difference.lines))
     return f"{lines}: {difference.reason}"
-
-
-def with_section(page: str, table: str) -> str:
-    """The page with the table between its markers. ValueError if it has none."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"no {BEGIN} and {END}")
-    return f"{before}{begin}\n{table}{end}{after}"
-
-
-def write(path: Path, table: str) -> None:
-    """Put the table into the page at `path`."""
-    path.write_text(with_section(path.read_text(), table))

@@ -13,12 +13,17 @@ START, FINISH = "start ", "finish"
 
 
 class Scenario(NamedTuple):
-    """A name, what it is about, and what is done in order. Under `load` the runs of the queue are not compared."""
+    """A name, what it is about, and what is done in order, on a device with the property `ioeventfd` or without.
+
+    Under `load` the runs of the queue are not compared. With `kvm_only` QEMU itself does otherwise where it emulates.
+    """
 
     name: str
     title: str
     actions: tuple[str, ...]
     load: bool = False
+    ioeventfd: bool = True
+    kvm_only: bool = False
 
 
 BAR0 = 0xC000  # where both firmwares put it
@@ -98,6 +103,7 @@ STATUS_SCENARIOS = (
         "status_wide",
         "STATUS is written and read with 2 and 4 bytes",
         (NEGOTIATE, _out(18, 2, 0xFF07), _in(18, 2), _out(18, 4, 0xFFFFFF03), _in(18, 4)),
+        kvm_only=True,
     ),
     Scenario(
         "queue_sel",
@@ -150,7 +156,8 @@ KICK_SCENARIOS = (
     Scenario(
         "kick_beside",
         "writes that start beside QUEUE_NOTIFY and cover it",
-        (NEGOTIATE, UP, ADD, PUBLISH, _out(14, 4, 0), WAIT, _out(15, 2, 0), _out(17, 1, 0)),
+        (NEGOTIATE, UP, ADD, PUBLISH, _out(14, 4, 0), _out(15, 2, 0), _out(17, 1, 0), KICK, WAIT),
+        kvm_only=True,
     ),
     Scenario(
         "kick_1_byte_early", "a kick of 1 byte before DRIVER_OK", (NEGOTIATE, ADD, PUBLISH, _kick(0, 1), WAIT, UP)
@@ -275,4 +282,21 @@ HOST_SCENARIOS = (
     ),
 )
 
-SCENARIOS = (*STATUS_SCENARIOS, *KICK_SCENARIOS, *PCI_SCENARIOS, *HOST_SCENARIOS)
+WITHOUT_SCENARIOS = (
+    Scenario("without", "ioeventfd=off: a request", (NEGOTIATE, UP, REQUEST, DOWN, REQUEST), ioeventfd=False),
+    Scenario("without_early", "ioeventfd=off: a kick before DRIVER_OK", (NEGOTIATE, REQUEST, UP), ioeventfd=False),
+    Scenario(
+        "without_stop_cont",
+        "ioeventfd=off: stop and cont, a request pending",
+        (NEGOTIATE, UP, ADD, PUBLISH, "stop", "cont", USED, KICK, WAIT),
+        ioeventfd=False,
+    ),
+    Scenario(
+        "without_bus_master",
+        "ioeventfd=off: a request is kicked while bus-master is clear",
+        (NEGOTIATE, UP, NO_MASTER, *PENDING, USED, MASTER, KICK, WAIT, STATUS),
+        ioeventfd=False,
+    ),
+)
+
+SCENARIOS = (*STATUS_SCENARIOS, *KICK_SCENARIOS, *PCI_SCENARIOS, *HOST_SCENARIOS, *WITHOUT_SCENARIOS)

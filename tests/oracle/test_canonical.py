@@ -7,7 +7,7 @@ import pytest
 from labkit.abi import Status
 from labkit.trace.events import Actor, Event, Ignored, Kind, Run, State, decode
 from oracle import canonical, differences, recording
-from oracle.report import BEGIN, END, Result, scenario_table, with_section
+from oracle.report import Result, scenario_table
 from oracle.scenarios import Scenario
 
 VCPU_THREAD, MAIN_THREAD = 7, 5
@@ -117,10 +117,3 @@ def test_the_table_shows_events_and_reasons() -> None:
         "| first | status 7, assign | the same |",
         "| second | trap, notify | `- a`, `+ b`: it must be so |",
     ]
-
-
-def test_the_table_goes_between_its_markers() -> None:
-    """What stands around it stays, and a page without markers is an error."""
-    assert with_section(f"before\n{BEGIN}\nold\n{END}\nafter\n", "new\n") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
-    with pytest.raises(ValueError, match="no <!--"):
-        with_section("a page", "new\n")
