@@ -1,7 +1,19 @@
 """labkit: boot tiny KVM guests from a notebook, and see who handles each virtqueue kick."""
 
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
+from labkit.loader import guest_image
 from labkit.machine import Machine, boot
+from labkit.virtio.backends.link import link
 
-__all__ = ["GuestCrash", "GuestError", "HostError", "LabkitError", "Machine", "UsageError", "boot"]
+__all__ = [
+    "GuestCrash",
+    "GuestError",
+    "HostError",
+    "LabkitError",
+    "Machine",
+    "UsageError",
+    "boot",
+    "guest_image",
+    "link",
+]
 __version__ = "0.1.0"

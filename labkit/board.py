@@ -227,6 +227,7 @@ class Board:
             lib.lk_vcpu_ask(vcpu.native, lib.ASK_RUN)
 
     def _state_changed(self, running: bool) -> None:
+        self.proxy.machine_runs(running)
         self.proxy.notifiers.happens(Situation(Cause.RESUME if running else Cause.PAUSE))
 
     def locked(self) -> BigLock:

@@ -43,6 +43,15 @@ def load_kernel(path: Path) -> Image:
     return _image(path, segments, entry, lab=False)
 
 
+def guest_image(name: str) -> Path:
+    """The ELF of one of the lab's own guests ("agent", "ping", "storm"), for `kernel=`. UsageError: there is none."""
+    path = abi.GUEST_IMAGES / f"{name}.elf"
+    if not path.is_file():
+        there = ", ".join(sorted(image.stem for image in abi.GUEST_IMAGES.glob("*.elf"))) or "none: make install"
+        raise UsageError(f"guest {name!r}: the lab has {there}")
+    return path
+
+
 def lab_guest(name: str) -> Image:
     """One of the guests built with the package, read once a process. UsageError: missing, or of another version."""
     return _lab_image(abi.GUEST_IMAGES / f"{name}.bin")

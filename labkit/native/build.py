@@ -13,9 +13,9 @@ ROOT = HERE.parent.parent
 ABI = ROOT / "guests" / "include" / "abi.h"
 
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
-DECLARATIONS = ("events", "feed", "machine", "device", "host", "loop", "vcpu", "bench")
+DECLARATIONS = ("events", "feed", "machine", "device", "host", "loop", "net", "vcpu", "bench")
 KERNEL = ("kvm",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
-SOURCES = ("feed", "machine", "queue", "device", "blk", "kick", "host", "loop", "vcpu", "bench")
+SOURCES = ("feed", "machine", "queue", "device", "blk", "net", "kick", "host", "loop", "vcpu", "bench")
 
 
 def declaration(path: Path) -> str:

@@ -23,6 +23,7 @@
 #include "decl/device.h"
 #include "decl/host.h"
 #include "decl/loop.h"
+#include "decl/net.h"
 #include "decl/vcpu.h"
 #include "decl/bench.h"
 

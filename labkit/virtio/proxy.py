@@ -65,7 +65,7 @@ class Proxy(PciFunction):
         super().__init__(model.pci_header(), *buses)
         self.model, self.device, self.memory, self.feed = model, native, memory, feed
         self.host_features = int(model.host_features())
-        self.status = 0
+        self._status, self._machine_runs = 0, False
         self.queue_sel = 0
         self.config_vector = NO_VECTOR
         self.notify_base = 0
@@ -84,6 +84,21 @@ class Proxy(PciFunction):
     def bus_master(self) -> bool:
         """Bus-master in COMMAND."""
         return bool(self.command & PciCommand.MASTER)
+
+    @property
+    def status(self) -> int:
+        """STATUS. Whoever stores it lets the device know."""
+        return self._status
+
+    @status.setter
+    def status(self, value: int) -> None:
+        self._status = value
+        self.machine_runs(self._machine_runs)
+
+    def machine_runs(self, running: bool) -> None:
+        """The machine runs, or does not: with DRIVER_OK set, the device may give the guest what came by itself."""
+        self._machine_runs = running
+        self.model.follow(running and bool(self._status & Status.DRIVER_OK))
 
     def reset_virtio(self) -> None:
         """Rings, features, status, ISR, selection and vectors as at power-on."""
@@ -200,6 +215,7 @@ class Proxy(PciFunction):
 
     def close(self) -> None:
         """R11; then the vectors."""
+        self.machine_runs(False)
         self.notifiers.close()
         self.msix.close()
 
@@ -229,6 +245,7 @@ class Proxy(PciFunction):
             "QUEUE_SEL": self.queue_sel,
             "ISR": self.device.isr,
             "MSI-X": "on" if self.msix.enabled else "off",
+            **self.model.values(),
         }
 
     def _repr_html_(self) -> str:

@@ -39,6 +39,13 @@ class Device:
     def attach(self, native: Any) -> None:
         """Tell the C core's device what it needs beyond its queues."""
 
+    def follow(self, live: bool) -> None:
+        """Told under the big lock whether the machine runs with DRIVER_OK set: what comes by itself may come."""
+
+    def values(self) -> dict[str, object]:
+        """What a cell shows of the device beside its registers."""
+        return {}
+
     def close(self) -> None:
         """Release the backend."""
 
