@@ -1,7 +1,7 @@
 /* A guest on a network: it answers whoever pings it, and can ping somebody itself.
  *
- * Command line: ip=10.0.2.15 irq=msix|poll, and ping=10.0.2.2 count=3 wait=TICKS for pings of its own, each waited for
- * at most so many TSC ticks. It prints lines of `ping key=value ...`; with pings of its own it ends when they are done,
+ * Command line: ip=10.0.2.15 irq=msix|poll, and ping=10.0.2.2 count=3 asks=50 wait=TICKS for pings of its own: so many
+ * ARP requests until it gives up, and at most so many TSC ticks for each answer. It prints lines of `ping key=value ...`; with pings of its own it ends when they are done,
  * with 0 if all were answered, and with `serve` beside them it goes on to answer others. */
 #include "inet.h"
 #include "net.h"
@@ -11,7 +11,7 @@
 
 #define DEFAULT_IP 0x0a00020f /* 10.0.2.15 */
 #define ASK_TICKS UINT64_C(0x4000000) /* between two ARP requests; some tens of milliseconds */
-#define ASK_TIMES 200
+#define ASK_TIMES 50
 #define ECHO_ID 0x6c6b
 
 static uint32_t our_ip = DEFAULT_IP;
@@ -42,9 +42,9 @@ static bool handle_all(uint32_t sequence)
 }
 
 /* The peer may come up after us: ask again and again. */
-static bool resolve(void)
+static bool resolve(uint64_t times)
 {
-    for (int times = 0; times < ASK_TIMES && !peer.known; times++) {
+    for (; times && !peer.known; times--) {
         uint64_t deadline = deadline_after(ASK_TICKS);
         inet_ask(our_ip, &peer);
         for (handle_all(0); !peer.known && rdtsc() < deadline; handle_all(0))
@@ -75,7 +75,7 @@ static bool ping_once(uint16_t sequence, uint64_t ticks)
 static uint32_t ping(const char *line)
 {
     uint64_t count = option_number(line, "count", 1), replies = 0, ticks = option_number(line, "wait", 0);
-    if (!resolve())
+    if (!resolve(option_number(line, "asks", ASK_TIMES)))
         fail("arp", AGENT_TIMEOUT);
     for (uint64_t sequence = 0; sequence < count; sequence++)
         replies += ping_once((uint16_t)sequence, ticks);
