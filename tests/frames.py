@@ -105,25 +105,19 @@ def read_arp(frame: bytes) -> ArpFrame | None:
     )
 
 
-class Record(NamedTuple):
-    """One frame of a pcap file."""
-
-    time_s: float
-    frame: bytes
-
-
-def read_pcap(path: Path) -> list[Record]:
+def read_pcap(path: Path) -> list[bytes]:
     """All frames, the file read as its format is described: microseconds, Ethernet, whole records to the end."""
     data = path.read_bytes()
     magic, major, minor, zone, accuracy, snaplen, linktype = struct.unpack("<IHHiIII", data[:24])
     assert (magic, major, minor, zone, accuracy, linktype) == (0xA1B2C3D4, 2, 4, 0, 0, 1)
-    at, records = 24, []
+    at, frames = 24, []
     while at < len(data):
         seconds, microseconds, kept, size = struct.unpack("<IIII", data[at : at + 16])
         assert kept == size <= snaplen
+        assert seconds > 0
         assert microseconds < 1_000_000
         frame = data[at + 16 : at + 16 + kept]
         assert len(frame) == kept, "the last record is cut"
-        records.append(Record(seconds + microseconds / 1e6, frame))
+        frames.append(frame)
         at += 16 + kept
-    return records
+    return frames

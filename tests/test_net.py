@@ -398,7 +398,7 @@ def test_a_queue_that_is_not_there_is_nothing(open_card: Card) -> None:
 
 
 def test_frames_both_ways_are_in_the_capture(tmp_path: Path) -> None:
-    """In order, whole, with times that do not go back; what was there before is gone; frames nobody took are there."""
+    """In order and whole; what was in the file before is gone; frames that nobody took are there."""
     path = tmp_path / "lab.pcap"
     path.write_bytes(b"something else" * 100)
     card = Card(capture=open_capture(path))
@@ -412,10 +412,7 @@ def test_frames_both_ways_are_in_the_capture(tmp_path: Path) -> None:
     card.send(frame(14))
     card.send(bytes(5))
     card.close()
-    records = read_pcap(path)
-    assert [record.frame for record in records] == [frame(60, fill=1), frame(FRAME_MAX, fill=2), frame(14)]
-    times = [record.time_s for record in records]
-    assert times == sorted(times)
+    assert read_pcap(path) == [frame(60, fill=1), frame(FRAME_MAX, fill=2), frame(14)]
 
 
 def test_a_capture_that_cannot_grow_loses_whole_frames_only(tmp_path: Path) -> None:
@@ -437,4 +434,4 @@ def test_a_capture_that_cannot_grow_loses_whole_frames_only(tmp_path: Path) -> N
     assert card.model.frames == Frames(4, 0, 0, 0, 0, 2)
     assert "not in the pcap" in " ".join(card.model.values())
     card.close()
-    assert [record.frame[-1] for record in read_pcap(path)] == [1, 4]
+    assert [data[-1] for data in read_pcap(path)] == [1, 4]

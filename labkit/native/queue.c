@@ -120,7 +120,7 @@ int queue_pop(lk_device *device, lk_vq *vq)
     return 1;
 }
 
-/* Is there a chain to pop? A broken device, or one without this ring, has none. */
+/* Is there a chain to pop? A broken device, or one without this ring, has none. Who finds none may wait for a kick. */
 int queue_has_next(lk_device *device, lk_vq *vq)
 {
     const uint8_t *avail = device->broken || !vq->desc ? NULL : avail_ring(device, vq);

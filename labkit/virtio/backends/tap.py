@@ -12,7 +12,7 @@ from labkit.virtio.backends.cable import Cable
 
 TUN_DEVICE = "/dev/net/tun"
 NAME_MAX_BYTES = 15  # IFNAMSIZ - 1
-TUNSETIFF = 0x400454CA
+TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000  # Ethernet frames, with nothing before them
 INTERFACE_REQUEST = struct.Struct("16sH22x")  # struct ifreq: name, flags
 
@@ -44,6 +44,7 @@ def open_tap(name: str) -> Cable:
         raise _host_error(TUN_DEVICE, error, OPEN_HINTS) from error
     try:
         answer = fcntl.ioctl(fd, TUNSETIFF, INTERFACE_REQUEST.pack(wanted, IFF_TAP | IFF_NO_PI))
+        fcntl.ioctl(fd, TUNSETOFFLOAD, 0)  # an interface that was there may remember what its last user could do
     except OSError as error:
         os.close(fd)
         raise _host_error(f"TUNSETIFF {name}", error, ATTACH_HINTS) from error

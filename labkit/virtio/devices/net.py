@@ -6,6 +6,7 @@ import itertools
 import struct
 from typing import Any, NamedTuple
 
+from labkit import views
 from labkit.abi import NUMBERS, NetFeature
 from labkit.errors import UsageError
 from labkit.native import ffi, lib
@@ -106,6 +107,12 @@ class Net(Device):
         if frames.not_captured:
             shown["frames not in the pcap"] = f"{frames.not_captured} (it could not be written)"
         return shown
+
+    def _repr_html_(self) -> str:
+        return views.named("network card", self.values())
+
+    def __repr__(self) -> str:
+        return views.lines("network card", self.values())
 
     def close(self) -> None:
         """Unplug the cable and close the capture."""
