@@ -16,9 +16,11 @@ class LinkEnd:
         self._used = False
 
     def plug(self) -> Cable:
-        """The cable, once. UsageError: another machine has this end, or it was closed."""
+        """The cable, once. UsageError: a machine was given this end before, or it was closed."""
         if self._used:
-            raise UsageError("net=: this end of the link is in another machine; labkit.link() makes two new ends")
+            raise UsageError(
+                "net=: this end of the link was given to a machine before; labkit.link() makes two new ends"
+            )
         if not self._cable.is_open:
             raise UsageError("net=: this end of the link is closed; labkit.link() makes two new ends")
         self._used = True
@@ -38,7 +40,7 @@ class LinkEnd:
         self.close()
 
     def __repr__(self) -> str:
-        state = "in a machine" if self._used else "free" if self._cable.is_open else "closed"
+        state = "given to a machine" if self._used else "free" if self._cable.is_open else "closed"
         return f"end of a link, {state}"
 
 
@@ -50,7 +52,8 @@ def link() -> tuple[LinkEnd, LinkEnd]:
     """
     import socket
 
-    first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (first, second):
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
         end.setblocking(False)
-    return tuple(LinkEnd(Cable(end.detach(), "link", is_socket=True)) for end in (first, second))  # type: ignore[return-value]
+    first, second = (LinkEnd(Cable(end.detach(), "link", is_socket=True)) for end in pair)
+    return first, second
