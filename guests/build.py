@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-GUESTS = ("agent", "storm", "spin")
+GUESTS = ("agent", "storm", "spin", "ping")
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 BARE = ["-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-mno-red-zone"]
 PLAIN = ["-mgeneral-regs-only", "-fcf-protection=none", "-fno-tree-loop-distribute-patterns"]  # no SSE, no memset

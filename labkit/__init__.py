@@ -4,6 +4,7 @@ from labkit import rules
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
 from labkit.loader import guest_image
 from labkit.machine import Machine, boot
+from labkit.virtio.backends.link import link
 from labkit.virtio.devices.base import Device
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "UsageError",
     "boot",
     "guest_image",
+    "link",
     "rules",
 ]
 __version__ = "0.1.0"

@@ -22,6 +22,7 @@ from labkit.native import ffi, lib
 from labkit.trace import Trace
 from labkit.trace.events import State
 from labkit.virtio import catalogue
+from labkit.virtio.backends.link import LinkEnd
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
@@ -228,6 +229,9 @@ def boot(
     vcpus: int = 1,
     memory_mib: int = abi.MEMORY_MIN_MIB,
     queues: int | None = None,
+    net: str | LinkEnd | None = None,
+    pcap: str | os.PathLike[str] | None = None,
+    mac: str | None = None,
     irq: str = "msix",
     revision: str = "v6",
     mutations: Sequence[str] = (),
@@ -238,12 +242,16 @@ def boot(
 ) -> Machine:
     """Boot a guest with one virtio device.
 
-    device: "blk", "console" (see `terminal`), "null" (a queue nobody serves, for measurements), or one of your own: an
-        instance of a subclass of labkit.Device, which can be booted again when this machine is closed.
+    device: "blk", "net", "console" (see `terminal`), "null" (a queue nobody serves, for measurements), or one of your
+        own: an instance of a subclass of labkit.Device, which can be booted again when this machine is closed.
     disk: a raw image or block device, read-only unless `writable`; None: a RAM disk of 16 MiB.
     delay_ns: a "blk" whose reads and writes take that much longer each, up to 1 s; None: no longer than they must.
     ioeventfd: the property (R1); None: the device's default.
-    vcpus: 1 to 8. memory_mib: 16 to 2048. queues: 1 to 64 for "null"; a legacy "blk" has one.
+    vcpus: 1 to 8. memory_mib: 16 to 2048. queues: 1 to 64 for "null"; a legacy "blk" has one, "net" three.
+    net: where a "net" device's cable leads: an end of `labkit.link()`, or "tap:NAME", an interface of the host in the
+    network namespace of the calling thread; None: nowhere, what is sent is dropped.
+    pcap: a file for every frame that the guest sends and gets, as tcpdump and Wireshark read it; what was there goes.
+    mac: of the "net" device, as "52:54:00:12:34:56"; None: one that no other machine of this process has by default.
     irq: "msix" or "poll", what the lab's driver uses.
     revision: which rules: "v6", "merged", "0.14" or "today" (labkit.rules.differences()).
     mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
@@ -261,7 +269,9 @@ def boot(
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
     _check_fits(image, memory_mib)
     ways = _irq(irq)
-    options = catalogue.Options(disk=disk, writable=writable or None, queues=queues, delay_ns=delay_ns)
+    options = catalogue.Options(
+        disk=disk, writable=writable or None, queues=queues, delay_ns=delay_ns, net=net, pcap=pcap, mac=mac
+    )
     model = catalogue.make(device, options)
     plan = Plan(
         model=model,

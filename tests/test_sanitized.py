@@ -11,7 +11,10 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("queue", "fuzz_rings", "loop", "feed", "msix", "memory", "terminal", "own_rings")
+NAMES = (
+    *("queue", "fuzz_rings", "loop", "feed", "msix", "memory"),
+    *("terminal", "own_rings", "net", "fuzz_net"),
+)
 TESTS = [ROOT / "tests" / f"test_{name}.py" for name in NAMES]
 
 

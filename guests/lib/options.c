@@ -58,6 +58,20 @@ uint64_t option_number(const char *line, const char *key, uint64_t otherwise)
     return text && parse_number(text, &value) ? value : otherwise;
 }
 
+bool option_given(const char *line, const char *word)
+{
+    while (*line) {
+        const char *end = after(line, word);
+        if (end && (*end == ' ' || !*end))
+            return true;
+        while (*line && *line != ' ')
+            line++;
+        while (*line == ' ')
+            line++;
+    }
+    return false;
+}
+
 bool option_is(const char *line, const char *key, const char *word)
 {
     const char *value = option(line, key);

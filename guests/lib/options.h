@@ -10,6 +10,7 @@ const char *after(const char *text, const char *word); /* what follows `word` at
 const char *option(const char *line, const char *key); /* what follows `key=`; 0: not there */
 uint64_t option_number(const char *line, const char *key, uint64_t otherwise);
 bool option_is(const char *line, const char *key, const char *word);
+bool option_given(const char *line, const char *word); /* a word on its own */
 const char *parse_number(const char *at,
                          uint64_t *value); /* decimal, or 0x and hex; returns what follows, 0: no number */
 

@@ -26,6 +26,7 @@
 #include "decl/host.h"
 #include "decl/loop.h"
 #include "decl/worker.h"
+#include "decl/net.h"
 #include "decl/vcpu.h"
 #include "decl/bench.h"
 

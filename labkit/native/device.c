@@ -51,6 +51,8 @@ void lk_device_reset(lk_device *device)
     queue_forget(&device->absent);
     device->guest_features = 0;
     device->isr = device->broken = 0;
+    if (device->net)
+        net_reset(device);
     lk_feed_emit(device->machine->feed, EV_DEVICE_RESET, -1, 0, 0, 0, 0, 0);
 }
 

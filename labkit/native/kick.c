@@ -6,6 +6,7 @@ typedef void serve_queue(lk_device *device, lk_vq *vq);
 /* What each kind of device does with a kick; one that is not named does nothing. */
 static serve_queue *const serve[DEVICE_KINDS] = {
     [DEVICE_BLK] = blk_serve,
+    [DEVICE_NET] = net_serve,
     [DEVICE_CONSOLE] = console_serve,
     [DEVICE_PYTHON] = python_serve,
 };

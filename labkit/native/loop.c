@@ -1,4 +1,5 @@
-/* The iothread: which eventfds does it watch, and what happens when one fires? */
+/* The iothread: which fds does it watch, and what happens when one is ready? */
+#include "loop.h"
 #include "worker.h"
 #include <signal.h>
 #include <sys/epoll.h>
@@ -13,6 +14,7 @@ typedef struct {
     uint32_t generation;
     lk_device *device;
     unsigned queue;
+    loop_ready *ready;
 } handler;
 
 struct lk_loop {
@@ -48,6 +50,8 @@ lk_loop *lk_loop_new(lk_machine *machine)
         errno = error;
         return NULL;
     }
+    if (!machine->loop)
+        machine->loop = loop; /* the iothread's, for devices that ask to be watched; a backend's comes later */
     return loop;
 }
 
@@ -62,6 +66,8 @@ void lk_loop_free(lk_loop *loop)
         (void)!write(loop->wake_fd, &one, sizeof one);
         pthread_join(loop->thread, NULL);
     }
+    if (loop->machine->loop == loop)
+        loop->machine->loop = NULL;
     if (loop->epoll_fd >= 0)
         close(loop->epoll_fd);
     if (loop->wake_fd >= 0)
@@ -76,8 +82,19 @@ void loop_serve_as(lk_loop *loop, uint16_t actor, lk_worker *worker)
     loop->worker = worker;
 }
 
-/* Both under the big lock; both return 0 or -errno. */
-int lk_loop_attach(lk_loop *loop, lk_device *device, unsigned queue, int fd)
+/* A host notifier: test-and-clear, then run the queue. A backend runs it under its own lock. */
+static void host_notifier_ready(lk_loop *loop, lk_device *device, unsigned queue)
+{
+    int how = loop->worker ? RUN_BACKEND : RUN_IOTHREAD;
+    if (!lk_notifier_take(device, queue, how))
+        return;
+    if (loop->worker)
+        worker_run(loop->worker, queue);
+    else
+        lk_queue_run(device, queue, how);
+}
+
+int loop_watch(lk_loop *loop, lk_device *device, unsigned queue, int fd, loop_ready *ready)
 {
     unsigned slot = 0;
     while (slot < SLOTS && loop->slots[slot].fd >= 0)
@@ -92,37 +109,52 @@ int lk_loop_attach(lk_loop *loop, lk_device *device, unsigned queue, int fd)
     entry->fd = fd;
     entry->device = device;
     entry->queue = queue;
-    lk_feed_emit(loop->machine->feed, EV_ATTACH, (int)queue, (uint64_t)fd, 0, 0, 0, 0);
+    entry->ready = ready;
     return 0;
+}
+
+static handler *handler_of(lk_loop *loop, int fd)
+{
+    for (unsigned slot = 0; fd >= 0 && slot < SLOTS; slot++) /* an empty slot has -1 */
+        if (loop->slots[slot].fd == fd)
+            return &loop->slots[slot];
+    return NULL;
+}
+
+int loop_forget(lk_loop *loop, int fd)
+{
+    handler *entry = handler_of(loop, fd);
+    if (!entry)
+        return -ENOENT;
+    entry->fd = -1;
+    entry->generation++;
+    return epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, fd, NULL) ? -errno : 0;
+}
+
+/* A host notifier, and its being let go. Both under the big lock; both return 0 or -errno. */
+int lk_loop_attach(lk_loop *loop, lk_device *device, unsigned queue, int fd)
+{
+    int result = loop_watch(loop, device, queue, fd, host_notifier_ready);
+    if (!result)
+        lk_feed_emit(loop->machine->feed, EV_ATTACH, (int)queue, (uint64_t)fd, 0, 0, 0, 0);
+    return result;
 }
 
 int lk_loop_detach(lk_loop *loop, int fd)
 {
-    for (unsigned slot = 0; slot < SLOTS; slot++) {
-        handler *entry = &loop->slots[slot];
-        if (fd < 0 || entry->fd != fd) /* an empty slot has -1 */
-            continue;
-        entry->fd = -1;
-        entry->generation++;
+    const handler *entry = handler_of(loop, fd);
+    if (entry)
         lk_feed_emit(loop->machine->feed, EV_DETACH, (int)entry->queue, (uint64_t)fd, 0, 0, 0, 0);
-        return epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, fd, NULL) ? -errno : 0;
-    }
-    return -ENOENT;
+    return loop_forget(loop, fd);
 }
 
-/* The handler of one host notifier: test-and-clear, then run the queue, as one step under the big lock; a backend runs
- * it under its own. */
-static void host_notifier_read(lk_loop *loop, uint64_t which)
+/* One fd that was ready, as one step under the big lock. */
+static void handle(lk_loop *loop, uint64_t which)
 {
     handler *entry = &loop->slots[which >> 32 & (SLOTS - 1)];
     lk_lock_take(loop->machine);
-    int how = loop->worker ? RUN_BACKEND : RUN_IOTHREAD;
-    int kicked =
-        entry->fd >= 0 && entry->generation == (uint32_t)which && lk_notifier_take(entry->device, entry->queue, how);
-    if (kicked && loop->worker)
-        worker_run(loop->worker, entry->queue);
-    else if (kicked)
-        lk_queue_run(entry->device, entry->queue, how);
+    if (entry->fd >= 0 && entry->generation == (uint32_t)which)
+        entry->ready(loop, entry->device, entry->queue);
     lk_lock_release(loop->machine);
 }
 
@@ -138,7 +170,7 @@ static void *iothread(void *argument)
         store_relaxed(&loop->wakeups, loop->wakeups + 1);
         for (int i = 0; i < count; i++)
             if (ready[i].data.u64 != WAKE_UP)
-                host_notifier_read(loop, ready[i].data.u64);
+                handle(loop, ready[i].data.u64);
     }
     return NULL;
 }

@@ -120,6 +120,23 @@ int queue_pop(lk_device *device, lk_vq *vq)
     return 1;
 }
 
+/* Is there a chain to pop? A broken device, or one without this ring, has none. Who finds none may wait for a kick. */
+int queue_has_next(lk_device *device, lk_vq *vq)
+{
+    const uint8_t *avail = device->broken || !vq->desc ? NULL : avail_ring(device, vq);
+    if (!avail)
+        return 0;
+    full_barrier(); /* a wish to be kicked must be visible before this look, or who waits for a kick waits for ever */
+    return load_acquire((const uint16_t *)(avail + IDX)) != vq->last_avail;
+}
+
+/* The chain that was popped last stays where it was: it will be popped again. */
+void queue_unpop(lk_vq *vq)
+{
+    vq->last_avail--;
+    vq->inuse--;
+}
+
 /* Gives a chain back: the used entry first, then used.idx, so that the guest never sees an entry half written. */
 void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written)
 {

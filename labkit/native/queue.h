@@ -14,6 +14,8 @@ struct lk_chain {
 };
 
 int queue_pop(lk_device *device, lk_vq *vq);
+int queue_has_next(lk_device *device, lk_vq *vq);
+void queue_unpop(lk_vq *vq);
 void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written);
 void queue_interrupt(lk_device *device, lk_vq *vq);
 void device_interrupt(lk_device *device, lk_vq *vq);
@@ -21,5 +23,7 @@ void device_break(lk_device *device, const lk_vq *vq, int reason, uint64_t detai
 void blk_serve(lk_device *device, lk_vq *vq);
 void console_serve(lk_device *device, lk_vq *vq);
 void python_serve(lk_device *device, lk_vq *vq);
+void net_serve(lk_device *device, lk_vq *vq);
+void net_reset(lk_device *device);
 
 #endif

@@ -9,9 +9,13 @@ from typing import NamedTuple
 
 from labkit.errors import UsageError
 from labkit.native import lib
+from labkit.virtio.backends.cable import Cable
 from labkit.virtio.backends.image import open_image, ram_disk
+from labkit.virtio.backends.link import LinkEnd
 from labkit.virtio.backends.slow import Slow, checked_delay
 from labkit.virtio.devices.base import Device
+
+TAP = "tap:"
 
 
 class Options(NamedTuple):
@@ -21,6 +25,9 @@ class Options(NamedTuple):
     writable: bool | None = None
     queues: int | None = None
     delay_ns: int | None = None
+    net: str | LinkEnd | None = None
+    pcap: str | os.PathLike[str] | None = None
+    mac: str | None = None
 
 
 class Maker(NamedTuple):
@@ -76,8 +83,40 @@ def _null(options: Options) -> Device:
     return Null(1 if options.queues is None else options.queues)
 
 
+def _net(options: Options) -> Device:
+    from labkit.virtio.devices.net import Net, parse_mac
+
+    if options.queues not in (None, len(Net.queue_sizes)):
+        raise UsageError(f"queues={options.queues!r}: a legacy virtio-net has {len(Net.queue_sizes)}")
+    mac = None if options.mac is None else parse_mac(options.mac)
+    capture = None
+    if options.pcap is not None:
+        from labkit.virtio.backends.pcap import open_capture
+
+        capture = open_capture(Path(options.pcap))
+    try:
+        return Net(mac, _cable(options.net), capture)
+    except BaseException:
+        if capture is not None:
+            capture.close()
+        raise
+
+
+def _cable(net: str | LinkEnd | None) -> Cable | None:
+    if isinstance(net, LinkEnd):
+        return net.plug()
+    if isinstance(net, str) and net.startswith(TAP):
+        from labkit.virtio.backends.tap import open_tap
+
+        return open_tap(net.removeprefix(TAP))
+    if net is not None:
+        raise UsageError(f"net={net!r}: an end of labkit.link(), 'tap:NAME', or None for a cable that leads nowhere")
+    return None
+
+
 MAKERS = {
     "blk": Maker(frozenset({"disk", "writable", "queues", "delay_ns"}), _blk),
+    "net": Maker(frozenset({"net", "pcap", "mac", "queues"}), _net),
     "console": Maker(frozenset(), _console),
     "null": Maker(frozenset({"queues"}), _null),
 }

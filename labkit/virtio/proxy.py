@@ -113,9 +113,10 @@ class Proxy(PciFunction):
         return bool(self.device.notify_port)
 
     def follow(self, live: bool) -> None:
-        """The machine runs and the driver is up, or not."""
-        self.model.follow(live)
-        self.backend.follow(live)
+        """The machine runs and the driver is up, or not; a device that may not touch memory is as good as not up."""
+        may_work = live and not self.device.disabled
+        self.model.follow(may_work)
+        self.backend.follow(may_work)
 
     def reset_virtio(self) -> None:
         """Rings, features, ISR, selection and vectors as at power-on."""
@@ -271,6 +272,7 @@ class Proxy(PciFunction):
             "QUEUE_SEL": self.queue_sel,
             "ISR": self.device.isr,
             "MSI-X": "on" if self.msix.enabled else "off",
+            **self.model.values(),
         }
 
     def _repr_html_(self) -> str:

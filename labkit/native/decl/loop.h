@@ -1,5 +1,3 @@
-typedef struct lk_loop lk_loop;
-
 lk_loop *lk_loop_new(lk_machine *machine);
 void lk_loop_free(lk_loop *loop);
 int lk_loop_attach(lk_loop *loop, lk_device *device, unsigned queue, int fd);

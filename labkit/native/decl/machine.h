@@ -5,12 +5,14 @@ typedef struct {
 
 typedef struct lk_lock lk_lock;
 typedef struct lk_console lk_console;
+typedef struct lk_loop lk_loop;
 
 typedef struct {
     lk_memory memory;
     lk_feed *feed;
     lk_lock *lock;
     lk_console *console;
+    lk_loop *loop; /* the iothread's; NULL: there is none */
 } lk_machine;
 
 lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity);

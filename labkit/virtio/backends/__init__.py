@@ -1,1 +1,1 @@
-"""What stands behind a device: disk images so far."""
+"""What stands behind a device: disk images, and the cables of net devices."""

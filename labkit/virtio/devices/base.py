@@ -81,11 +81,17 @@ class Device:
         """Tell the C core's device what it needs beyond its queues."""
 
     def follow(self, live: bool) -> None:
-        """The machine runs and the driver is up, or not. Told under the big lock, also when nothing has changed."""
+        """What comes by itself may come, or not: the machine runs and the driver is up. Told under the big lock, again and
+        again.
+        """
 
     def remark(self) -> str:
         """What a view of the machine adds to the device's name; empty where there is nothing unusual."""
         return ""
+
+    def values(self) -> dict[str, object]:
+        """What a cell shows of the device beside its registers."""
+        return {}
 
     def close(self) -> None:
         """Release the backend."""
