@@ -18,6 +18,7 @@ ANSWERS: dict[Command, tuple[str, ...]] = {
     Command.RESET: ("status",),
     Command.BUS_MASTER: ("command",),
     Command.ADD: ("head", "slot", "buffer"),
+    Command.ADD_BUFFERS: ("head", "slot", "buffer"),
     Command.PUBLISH: ("avail_idx", "published", "wanted"),
     Command.KICK: ("ticks",),
     Command.WAIT: ("reaped", "head", "used_len", "status", "interrupts", "slot"),

@@ -81,9 +81,7 @@ class Device:
         """Tell the C core's device what it needs beyond its queues."""
 
     def follow(self, live: bool) -> None:
-        """What comes by itself may come, or not: the machine runs and the driver is up. Told under the big lock, again and
-        again.
-        """
+        """What comes by itself may come, or not: the machine runs and the driver is up. Told again and again."""
 
     def remark(self) -> str:
         """What a view of the machine adds to the device's name; empty where there is nothing unusual."""
