@@ -49,6 +49,7 @@ class Plan(NamedTuple):
     memory_mib: int
     revision: str
     ioeventfd: bool
+    intx: bool = False  # an I/O APIC for the device's INTx
 
 
 class Board:
@@ -79,13 +80,14 @@ class Board:
         undo.append(self.feed.keep)
         self.runstate = RunState(self.feed)
         self._big_lock = BigLock(self.memory.native)
-        self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus)
+        self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus, intx=plan.intx)
         undo.append(self.cpu.close)
         self.loop = _not_null(lib.lk_loop_new(self.memory.native), "epoll_create1")
         undo.append(lambda: lib.lk_loop_free(self.loop))  # which stops the iothread
         device = _not_null(lib.lk_device_new(self.memory.native, plan.model.kind), "malloc")
         self.device = ffi.gc(device, lib.lk_device_free)  # views may outlive the machine
         plan.model.attach(self.device)
+        self.device.intx_fd = self.cpu.line_fd
         self._build_pc()
         for vcpu in self.cpu.vcpus:
             vcpu.native.device = self.device
@@ -198,6 +200,7 @@ class Board:
         firmware.write_multiboot_info(memory, plan.command_line)
         if plan.image.lab:
             firmware.write_page_tables(memory)
+        self.cpu.power_on()
         for vcpu, entry in zip(self.cpu.vcpus, self._entries, strict=True):
             vcpu.enter(entry)
 

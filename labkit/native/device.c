@@ -22,7 +22,7 @@ lk_device *lk_device_new(lk_machine *machine, int kind)
     }
     device->machine = machine;
     device->kind = kind;
-    device->blk.fd = -1;
+    device->blk.fd = device->intx_fd = -1;
     for (int i = 0; i < QUEUE_MAX; i++) {
         device->vq[i].index = (uint16_t)i;
         device->vq[i].notifier_fd = -1;
@@ -47,6 +47,7 @@ void lk_device_reset(lk_device *device)
         queue_forget(&device->vq[i]);
     device->guest_features = 0;
     device->isr = device->broken = 0;
+    lk_intx_update(device);
     lk_feed_emit(device->machine->feed, EV_DEVICE_RESET, -1, 0, 0, 0, 0, 0);
 }
 
@@ -82,4 +83,41 @@ int lk_vector_raise(lk_device *device, unsigned vector)
     }
     entry->pending = 0;
     return write(entry->fd, &one, sizeof one) == sizeof one ? IRQ_WAY_MSIX : IRQ_WAY_NONE;
+}
+
+/* INTx is a level: high while ISR is not zero, unless MSI-X is on or COMMAND forbids it. Called after each change of
+ * one of these. Returns which way an interrupt goes now. */
+int lk_intx_update(lk_device *device)
+{
+    int wired = device->intx_fd >= 0;
+    int high = wired && load_relaxed(&device->isr) && !device->msix_enabled && !device->intx_disabled;
+    if (high != device->intx_high) {
+        device->intx_high = (uint8_t)high;
+        lk_feed_emit(device->machine->feed, EV_INTX, -1, (uint64_t)high, 0, 0, 0, 0);
+        lk_line_set(device->intx_fd, INTX_PIN, high);
+    }
+    return high ? IRQ_WAY_INTX : IRQ_WAY_ISR;
+}
+
+/* Sets bits of ISR and tells the guest. Returns IRQ_WAY_*. */
+int device_interrupt(lk_device *device, uint8_t isr, unsigned vector)
+{
+    __atomic_fetch_or(&device->isr, isr, __ATOMIC_SEQ_CST);
+    return device->msix_enabled ? lk_vector_raise(device, vector) : lk_intx_update(device);
+}
+
+/* A read of the ISR register: read and cleared in one step, so that a bit set meanwhile is seen now or next time; and
+ * the line follows what is there then. */
+uint8_t lk_isr_take(lk_device *device)
+{
+    uint8_t isr = __atomic_exchange_n(&device->isr, 0, __ATOMIC_SEQ_CST);
+    lk_intx_update(device);
+    return isr;
+}
+
+/* The device's own config space says something new: ISR bit 1, and the vector for it. */
+void lk_config_changed(lk_device *device, unsigned vector)
+{
+    int way = device_interrupt(device, ISR_CONFIG, vector);
+    lk_feed_emit(device->machine->feed, EV_CONFIG_CHANGED, -1, vector, (uint64_t)way, 0, 0, 0);
 }

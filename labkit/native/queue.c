@@ -146,7 +146,6 @@ void queue_interrupt(lk_device *device, lk_vq *vq)
     if (unwanted && !(emptied && (device->guest_features >> FEATURE_NOTIFY_ON_EMPTY & 1)))
         return;
     vq->interrupts++;
-    __atomic_fetch_or(&device->isr, ISR_QUEUE, __ATOMIC_SEQ_CST);
-    int way = device->msix_enabled ? lk_vector_raise(device, vq->vector) : IRQ_WAY_ISR;
+    int way = device_interrupt(device, ISR_QUEUE, vq->vector);
     lk_feed_emit(device->machine->feed, EV_INTERRUPT, vq->index, vq->vector, (uint64_t)way, 0, 0, 0);
 }

@@ -16,6 +16,7 @@ struct lk_chain {
 int queue_pop(lk_device *device, lk_vq *vq);
 void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written);
 void queue_interrupt(lk_device *device, lk_vq *vq);
+int device_interrupt(lk_device *device, uint8_t isr, unsigned vector);
 void device_break(lk_device *device, const lk_vq *vq, int reason, uint64_t detail);
 void blk_serve(lk_device *device, lk_vq *vq);
 

@@ -35,6 +35,7 @@ from labkit.virtio.notifier import Flag, HostNotifiers, Ioeventfds, Situation
 from labkit.virtio.queue import Queue
 
 _BAD_FEATURE = int(Feature.BAD_FEATURE)
+PCI_STATUS, STATUS_INTERRUPT = NUMBERS["PCI_STATUS"], NUMBERS["PCI_STATUS_INTERRUPT"]
 
 
 class Access(NamedTuple):
@@ -156,10 +157,8 @@ class Proxy(PciFunction):
         self.notifiers.happens(Situation(cause, status=status))
 
     def _read_isr(self) -> int:
-        """Read-and-clear."""
-        isr = int(self.device.isr)
-        self.device.isr = 0
-        return isr
+        """Read-and-clear, which lowers INTx."""
+        return int(lib.lk_isr_take(self.device))
 
     def _write_config_vector(self, value: int) -> None:
         self.config_vector = self._known_vector(value)
@@ -183,8 +182,20 @@ class Proxy(PciFunction):
             self.notifiers.happens(Situation(Cause.BUS_MASTER_OFF, write_config=write))
         else:
             write()
+        self._intx_follows_command()
         if offset < MSIX_CONTROL + 2 and offset + width > MSIX_CONTROL:
             self.msix.control_written()
+
+    def read_config(self, offset: int, width: int) -> int:
+        """A config read. STATUS says whether INTx is wanted, and says so while COMMAND forbids the line too."""
+        wanted = self.device.isr and not self.msix.enabled
+        status = self.get(PCI_STATUS, 2) & ~STATUS_INTERRUPT
+        self.put(PCI_STATUS, 2, status | (STATUS_INTERRUPT if wanted else 0))
+        return super().read_config(offset, width)
+
+    def _intx_follows_command(self) -> None:
+        self.device.intx_disabled = bool(self.command & PciCommand.INTX_DISABLE)
+        lib.lk_intx_update(self.device)
 
     def bar_moved(self, bar: Bar) -> None:
         """The trap path of a kick follows BAR0 at once; what is assigned in KVM stays where it was (v6)."""
@@ -197,6 +208,7 @@ class Proxy(PciFunction):
         """R7, then config space as the firmware left it."""
         self.notifiers.happens(Situation(Cause.DEVICE_RESET))
         super().reset()
+        self._intx_follows_command()
 
     def close(self) -> None:
         """R11; then the vectors."""

@@ -36,6 +36,8 @@ typedef struct {
     uint16_t notify_port; /* BAR0 + REG_QUEUE_NOTIFY while I/O decode is on, else 0 */
     uint8_t isr, broken, stopping;
     uint8_t msix_enabled, msix_masked;
+    uint8_t intx_disabled, intx_high; /* COMMAND's bit; the level of the line now */
+    int intx_fd; /* the VM whose pin INTX_PIN the line drives; -1 = it leads nowhere */
     uint32_t guest_features;
     lk_vq vq[QUEUE_MAX];
     lk_vector vectors[MSIX_VECTORS_MAX];
@@ -60,3 +62,6 @@ int lk_queue_run(lk_device *device, unsigned queue, int how);
 int lk_queue_trap(lk_device *device, uint32_t value, unsigned width, uint16_t port);
 uint64_t lk_notifier_take(lk_device *device, unsigned queue, int how);
 int lk_vector_raise(lk_device *device, unsigned vector);
+int lk_intx_update(lk_device *device);
+uint8_t lk_isr_take(lk_device *device);
+void lk_config_changed(lk_device *device, unsigned vector);
