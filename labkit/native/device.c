@@ -6,7 +6,7 @@ static void queue_forget(lk_vq *vq)
     vq->last_avail = vq->used_idx = 0;
     vq->vector = NO_VECTOR;
     vq->inuse = vq->pfn = 0;
-    vq->unfinished = 0;
+    vq->unfinished = vq->decided = 0;
     vq->desc = vq->avail = vq->used = 0;
 }
 
@@ -57,17 +57,21 @@ void device_break(lk_device *device, const lk_vq *vq, int reason, uint64_t detai
     lk_feed_emit(device->machine->feed, EV_BROKEN, vq->index, (uint64_t)reason, detail, 0, 0, 0);
 }
 
-/* QUEUE_PFN: desc, then avail, then used on the next RING_ALIGN boundary. Nothing is read before the first run. */
+/* QUEUE_PFN: desc, then avail, then used on the next RING_ALIGN boundary. Nothing is read before the first run. A queue
+ * that does not exist gets no ring. */
 void lk_queue_set_pfn(lk_device *device, unsigned queue, uint32_t pfn)
 {
     lk_vq *vq = &device->vq[queue % QUEUE_MAX];
     uint64_t avail_end;
+    if (!vq->num)
+        return;
     vq->pfn = pfn;
     vq->desc = (uint64_t)pfn << QUEUE_PFN_SHIFT;
     vq->avail = vq->desc + (uint64_t)DESC_BYTES * vq->num;
     avail_end = vq->avail + 4 + 2u * vq->num + 2; /* flags, idx, ring, used_event */
     vq->used = (avail_end + RING_ALIGN - 1) & ~(uint64_t)(RING_ALIGN - 1);
     vq->last_avail = vq->used_idx = 0;
+    vq->decided = 0;
 }
 
 /* Delivers an MSI-X message, or keeps it pending while the vector is masked. Returns IRQ_WAY_*. */

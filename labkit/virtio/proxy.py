@@ -62,10 +62,12 @@ class Proxy(PciFunction):
         *,
         revision: str,
         ioeventfd: bool,
+        extra_features: int = 0,
     ) -> None:
+        """`extra_features`: what the revision offers beside what the model does, as bits."""
         super().__init__(model.pci_header(), *buses)
         self.model, self.device, self.memory, self.feed = model, native, memory, feed
-        self.host_features = int(model.host_features())
+        self.host_features = int(model.host_features()) | extra_features
         self.status = 0
         self.queue_sel = 0
         self.config_vector = NO_VECTOR

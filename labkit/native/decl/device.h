@@ -8,6 +8,8 @@ typedef struct {
     uint16_t last_avail; /* next avail entry the device will take */
     uint16_t used_idx; /* the device's own copy of used.idx */
     uint16_t vector; /* MSI-X vector, NO_VECTOR = none */
+    uint16_t decided_at; /* used.idx when EVENT_IDX was last asked whether to interrupt ... */
+    uint8_t decided; /* ... since the ring was set up */
     uint8_t unfinished; /* a run was cut short by a stop: run again on resume */
     uint32_t inuse; /* popped, not yet pushed */
     uint32_t pfn;
@@ -37,6 +39,7 @@ typedef struct {
     uint8_t isr, broken, stopping;
     uint8_t msix_enabled, msix_masked;
     uint8_t intx_disabled, intx_high; /* COMMAND's bit; the level of the line now */
+    uint8_t suppress; /* ask for no kicks while a run drains the ring: the revision's choice, a reset keeps it */
     int intx_fd; /* the VM whose pin INTX_PIN the line drives; -1 = it leads nowhere */
     uint32_t guest_features;
     lk_vq vq[QUEUE_MAX];
