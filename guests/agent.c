@@ -92,14 +92,18 @@ static uint32_t add(const context *self, const uint64_t *a, uint64_t *r)
     uint32_t refused = queue_ready(a[0]);
     if (refused)
         return refused;
-    if (!good_request(a))
+    if (!good_request(a) || a[4] > 1)
         return AGENT_BAD_ARGUMENT;
+    if (a[4] && !(v->accepted >> FEATURE_INDIRECT_DESC & 1))
+        return AGENT_NO_FEATURE;
     ring *q = &v->rings[a[0]];
     uint64_t idle = ~virtio_busy_slots(v) & ~UINT64_C(1); /* slot 0 belongs to whole requests */
     uint32_t slot = idle ? lowest_bit(idle) : REQUEST_SLOTS;
     if (slot >= q->slots)
         return AGENT_RING_FULL;
     ring_describe(q, slot, (uint32_t)a[1], (uint32_t)a[3]);
+    if (a[4])
+        ring_indirect(q, slot);
     ring_add(q, slot, a[2]);
     r[0] = q->avail->ring[(uint16_t)(q->added - 1) % q->num];
     r[1] = slot;
