@@ -171,6 +171,11 @@ class Proxy(PciFunction):
     def _known_vector(self, value: int) -> int:
         return value if value < self.msix.count else NO_VECTOR
 
+    def config_changed(self) -> None:
+        """The model's config says something new: the guest is told, once its driver is up. Under the big lock."""
+        if self.status & Status.DRIVER_OK:
+            lib.lk_config_changed(self.device, self.config_vector)
+
     # -- PCI config ----------------------------------------------------------------------------------------------------
 
     def write_config(self, offset: int, width: int, value: int) -> None:

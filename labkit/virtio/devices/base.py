@@ -6,6 +6,7 @@ from enum import IntFlag
 from typing import Any, ClassVar
 
 from labkit.abi import NUMBERS, VIRTIO_VENDOR, Feature
+from labkit.errors import UsageError
 
 
 class Device:
@@ -38,6 +39,10 @@ class Device:
 
     def attach(self, native: Any) -> None:
         """Tell the C core's device what it needs beyond its queues."""
+
+    def resize(self, native: Any, size_bytes: int) -> None:
+        """Another capacity. UsageError: the device has none."""
+        raise UsageError(f"a virtio-{self.name} has no disk to resize")
 
     def close(self) -> None:
         """Release the backend."""

@@ -48,6 +48,11 @@ class Blk(Device):
         native.blk.writable = self.image.writable
         native.blk.id = self.image.identity
 
+    def resize(self, native: Any, size_bytes: int) -> None:
+        """Image and C core; under the big lock, so that a request sees the old size or the new one."""
+        self.image.resize(size_bytes)
+        native.blk.sectors = self.image.sectors
+
     def close(self) -> None:
         """Close the image."""
         self.image.close()
