@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from labkit import cpu as cpus
 from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT
 from labkit.cpu.entry import Entry, lab_entry, multiboot_entry
-from labkit.errors import GuestCrash, HostError
+from labkit.errors import GuestCrash, HostError, UsageError
 from labkit.loader import Image
 from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
@@ -34,6 +34,7 @@ from labkit.virtio.proxy import Proxy
 
 LAST_EVENTS = 10  # kept with a crash
 STOP_TIMEOUT_MS = 5000  # a vCPU comes out of the guest within a millisecond; this is for a machine gone wrong
+VIRTIO_SLOT = NUMBERS["VIRTIO_SLOT"]
 PORTS_SIZE, MMIO_SIZE = 1 << 16, 1 << 52
 EXIT_REASONS = {lib.KVM_EXIT_SHUTDOWN: "triple fault", lib.KVM_EXIT_FAIL_ENTRY: "the CPU refused the guest's state"}
 
@@ -94,12 +95,18 @@ class Board:
         self._power_on()
 
     def _build_pc(self) -> None:
-        plan = self.plan
         self.ports, self.mmio, self.pci = Bus(PORTS_SIZE), Bus(MMIO_SIZE), PciBus()
         self.ports.claim(MECHANISM_PORTS, self.pci)
         self.ports.claim(range(NUMBERS["PORT_CONSOLE"], NUMBERS["PORT_CONSOLE"] + 1), ConsolePort())
         self.ports.claim(range(PORT_EXIT, PORT_EXIT + 4), ExitPort(self._guest_exits))
         self.pci.functions[0] = host_bridge(self.ports, self.mmio)
+        self.plugged = False
+        self._undo.append(self._remove_device)
+        self._insert_device()
+
+    def _insert_device(self) -> None:
+        """The device into its slot, at power-on, its BARs as the firmware assigns them."""
+        plan = self.plan
         self.proxy = Proxy(
             plan.model,
             self.device,
@@ -111,15 +118,22 @@ class Board:
             revision=plan.revision,
             ioeventfd=plan.ioeventfd,
         )
-        self._undo.append(self._remove_device)
-        self.pci.functions[NUMBERS["VIRTIO_SLOT"]] = self.proxy
-        firmware.assign_bars(self.proxy)
         self.runstate.listen(self._state_changed)
+        self.plugged = True
+        self.pci.functions[VIRTIO_SLOT] = self.proxy
+        firmware.assign_bars(self.proxy)
 
     def _remove_device(self) -> None:
+        if self.plugged:
+            with self.locked():
+                self._let_go_of_device()
+
+    def _let_go_of_device(self) -> None:
+        """R11. What it was can still be looked at."""
+        self.plugged = False
         self.runstate.forget(self._state_changed)
-        with self.locked():
-            self.proxy.close()
+        self.proxy.close()
+        del self.pci.functions[VIRTIO_SLOT]
 
     def _start_threads(self) -> None:
         if (failed := lib.lk_install_signal()) < 0:
@@ -167,7 +181,8 @@ class Board:
         runs_again = self.runstate.state is not State.PAUSED
         self._stop_vcpus()
         with self.locked():
-            self.proxy.reset()
+            if self.plugged:
+                self.proxy.reset()
             self.pci.reset()
             lib.lk_console_clear(self.memory.native)
             self.crash = self.exit_code = None
@@ -176,6 +191,31 @@ class Board:
                 self.runstate.change(State.RUNNING)
         if runs_again:
             self._release_vcpus()
+
+    def unplug(self) -> None:
+        """R11 while the guest runs: as one step, for it may be in the middle of anything."""
+        self._check_plugged()
+        with self.locked():
+            self._let_go_of_device()
+            self.proxy.remove()
+
+    def plug(self) -> None:
+        """The same model into the same slot."""
+        if self.plugged:
+            raise UsageError("the device is in its slot: nothing to plug")
+        with self.locked():
+            self._insert_device()
+
+    def _check_plugged(self) -> None:
+        if not self.plugged:
+            raise UsageError("the device is unplugged: vm.plug() puts it back")
+
+    def resize_disk(self, size_bytes: int) -> None:
+        """Another capacity, and the guest hears of it."""
+        self._check_plugged()
+        with self.locked():
+            self.plan.model.resize(self.device, size_bytes)
+            self.proxy.config_changed()
 
     def look_at(self, vcpu: int) -> dict[str, int]:
         """Registers of a vCPU; a running guest is taken out and put back, and no rule hears of it."""

@@ -121,6 +121,25 @@ class Machine:
         if self._board.plan.image.lab and self._board.runstate.running:
             self.guest.parked()
 
+    def resize_disk(self, bytes: int) -> None:
+        """Grow or shrink the disk; the guest hears of it by ISR bit 1 and an interrupt, and finds it in config.
+
+        A request beyond the new end gets IOERR. UsageError: no disk, a read-only one, or no whole number of sectors.
+        """
+        board = self._board
+        self._command(lambda: board.resize_disk(bytes))
+
+    def unplug(self) -> None:
+        """Pull the device out (R11): STOP, then its ports, memory and slot answer nobody. The guest is not asked.
+
+        `vm.proxy` shows what it was. UsageError: there is none.
+        """
+        self._command(self._board.unplug)
+
+    def plug(self) -> None:
+        """Put it back into its slot, at power-on and with its BARs assigned. UsageError: it is there."""
+        self._command(self._board.plug)
+
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Until the guest ends by port 0xf4: its exit code. None when the time is over; GuestError if it crashed."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

@@ -11,7 +11,10 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = [ROOT / "tests" / f"test_{name}.py" for name in ("queue", "fuzz_rings", "loop", "feed", "msix", "memory")]
+TESTS = [
+    ROOT / "tests" / f"test_{name}.py"
+    for name in ("queue", "event_idx", "fuzz_rings", "loop", "feed", "msix", "memory")
+]
 
 
 def libasan() -> Path:

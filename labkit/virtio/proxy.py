@@ -222,6 +222,13 @@ class Proxy(PciFunction):
         self.notifiers.close()
         self.msix.close()
 
+    def remove(self) -> None:
+        """After `close`, with the machine going on: no BAR answers any more, and what comes back begins at power-on."""
+        self.put(COMMAND, 2, 0)
+        self.map_bars()
+        self._intx_follows_command()
+        self.reset_virtio()
+
     # -- for people ----------------------------------------------------------------------------------------------------
 
     @property
