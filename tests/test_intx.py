@@ -11,7 +11,7 @@ import pytest
 from rings import Rig
 
 from labkit import Machine
-from labkit.abi import NUMBERS, BlkStatus, Irq, PciCommand, Register
+from labkit.abi import GUEST_IMAGES, NUMBERS, BlkStatus, Irq, PciCommand, Register
 from labkit.cpu.kvm import ioctl
 from labkit.cpu.statistics import read_statistics
 from labkit.guest import Completion
@@ -20,6 +20,7 @@ from labkit.native import lib
 Boot = Callable[..., Machine]
 QUEUE, CONFIG = NUMBERS["ISR_QUEUE"], NUMBERS["ISR_CONFIG"]
 LAPIC_TIMER_COUNT = NUMBERS["GPA_LAPIC"] + 0x380  # 0 stops the timer
+PIC_MASTER_MASK, PIC_SLAVE_MASK = 0x21, 0xA1
 LAPIC_PENDING = NUMBERS["GPA_LAPIC"] + 0x220  # of vectors 0x40 to 0x5f
 
 
@@ -243,3 +244,25 @@ def test_without_an_io_apic_the_driver_polls(boot: Boot) -> None:
     assert len(vm.guest.read(0)) == 512
     assert vm.memory.u16(vm.proxy.device.vq[0].avail) == NUMBERS["AVAIL_NO_INTERRUPT"]
     assert vm.trace.events("intx") == []
+
+
+@pytest.mark.parametrize(("irq", "used"), [("intx", Irq.INTX), ("msix", Irq.POLL), ("poll", Irq.POLL)])
+def test_a_kernel_finds_an_io_apic_only_with_intx(boot: Boot, irq: str, used: Irq) -> None:
+    """`kernel=` guests have the split irqchip as before, unless the machine was booted with irq="intx"."""
+    load = "requests=50 depth=1 irq=intx"
+    vm = boot("blk", irq=irq, kernel=GUEST_IMAGES / "storm.elf", cmdline=load)
+    assert vm.wait(timeout_s=20) == 1
+    assert f" irq={int(used)}" in vm.console
+    assert "requests=50" in vm.console
+    assert "errors=0" in vm.console
+
+
+def test_a_kernel_finds_the_pics_masked(boot: Boot) -> None:
+    """No line reaches a PIC's guest before it asks: both mask registers read all ones, and take what is written."""
+    vm = boot("blk", irq="intx")
+    for mask in (PIC_MASTER_MASK, PIC_SLAVE_MASK):
+        assert vm.guest.port_in(mask, 1) == 0xFF
+        vm.guest.port_out(mask, 1, 0xFB)
+        assert vm.guest.port_in(mask, 1) == 0xFB
+    vm.reset()
+    assert [vm.guest.port_in(mask, 1) for mask in (PIC_MASTER_MASK, PIC_SLAVE_MASK)] == [0xFF, 0xFF]

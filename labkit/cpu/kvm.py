@@ -115,8 +115,7 @@ class Kvm:
     def _set_up(self, memory: GuestMemory) -> None:
         ioctl(self._fd, "KVM_SET_TSS_ADDR", TSS_GPA)
         if self._pins:
-            ioctl(self._fd, "KVM_CREATE_IRQCHIP")
-            self._controllers = [self._fresh_controller(getattr(lib, f"KVM_IRQCHIP_{chip}")) for chip in CONTROLLERS]
+            self._create_controllers()
         else:
             pins = [NUMBERS["IOAPIC_PINS"]]
             split = ffi.new("struct kvm_enable_cap *", {"cap": lib.KVM_CAP_SPLIT_IRQCHIP, "args": pins})
@@ -127,6 +126,14 @@ class Kvm:
         }
         ioctl(self._fd, "KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", region))
 
+    def _create_controllers(self) -> None:
+        try:
+            ioctl(self._fd, "KVM_CREATE_IRQCHIP")
+        except HostError as error:
+            hint = 'this kernel has no I/O APIC to offer: irq="msix" and irq="poll" do without'
+            raise HostError(error.call, error.errno, hint) from error
+        self._controllers = [self._fresh_controller(getattr(lib, f"KVM_IRQCHIP_{chip}")) for chip in CONTROLLERS]
+
     def _fresh_controller(self, chip: int) -> Any:
         """State of an interrupt controller nobody has touched; a PIC with all lines masked, as firmware leaves it."""
         state = ffi.new("struct kvm_irqchip *", {"chip_id": chip})
@@ -136,7 +143,7 @@ class Kvm:
         return state
 
     def power_on(self) -> None:
-        """Interrupt controllers as at power-on: nothing routed, nothing masked halfway, nothing in service."""
+        """Interrupt controllers as at power-on: no pin of the I/O APIC leads anywhere, nothing is in service."""
         for state in self._controllers:
             ioctl(self._fd, "KVM_SET_IRQCHIP", state)
 
