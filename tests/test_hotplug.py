@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -80,6 +81,33 @@ def test_what_comes_back_is_at_power_on(boot: Boot, irq: str) -> None:
     vm.guest.negotiate(driver_ok=True)
     assert vm.guest.storm(50, depth=4, timeout_s=10).errors == 0
     assert vm.proxy.queues[0].notifier.owner == "vmm"
+
+
+@pytest.mark.parametrize("irq", ["msix", "intx"])
+@pytest.mark.parametrize("ioeventfd", [True, False])
+def test_pulled_out_under_load(boot: Boot, irq: str, ioeventfd: bool) -> None:
+    """Two vCPUs are kicking: their requests never complete, they give up, and after a plug all goes on."""
+    vm = boot("blk", irq=irq, ioeventfd=ioeventfd, vcpus=2)
+    failed: list[GuestError] = []
+
+    def load() -> None:
+        try:
+            vm.guest.storm(10**9, depth=4, timeout_s=0.5)
+        except GuestError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    while vm.proxy.device.vq[0].requests < 10:
+        assert thread.is_alive()
+    vm.unplug()
+    served = vm.proxy.device.vq[0].requests
+    thread.join()
+    assert ["TIMEOUT" in str(error) for error in failed] == [True]
+    assert vm.proxy.device.vq[0].requests == served
+    vm.plug()
+    vm.guest.negotiate(driver_ok=True)
+    assert vm.guest.storm(100, depth=4, timeout_s=10).errors == 0
 
 
 def test_the_disk_survives(boot: Boot) -> None:

@@ -13,6 +13,8 @@ struct lk_chain {
     struct iovec out[QUEUE_SIZE_MAX], in[QUEUE_SIZE_MAX];
 };
 
+/* 1: taken, -1: broken; 0: the ring is empty, and the next entry is worth a kick. A device that leaves entries in the ring
+ * is not promised one. */
 int queue_pop(lk_device *device, lk_vq *vq);
 void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written);
 void queue_interrupt(lk_device *device, lk_vq *vq);
