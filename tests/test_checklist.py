@@ -126,7 +126,7 @@ def test_config_of_a_file(boot: Boot, tmp_path: Path) -> None:
 
 def test_config_and_a_request_in_the_ring(boot: Boot) -> None:
     """config: a request that was published before the disk ended in front of it gets IOERR."""
-    vm = boot("blk")
+    vm = boot("blk", ioeventfd=False)  # no synthetic kick either
     vm.guest.add(sector=DISK_BYTES // SECTOR_BYTES - 1)
     vm.guest.publish()
     vm.resize_disk(DISK_BYTES - SECTOR_BYTES)

@@ -128,14 +128,14 @@ def complete_while_halted(vm: Machine) -> Completion:
     """
     vm.guest.store(LAPIC_TIMER_COUNT, 4, 0)
     halts = 1 + bool(vm.guest.load(LAPIC_PENDING, 4))
-    vm.guest.add()
-    vm.guest.publish()
     found: list[Completion] = []
     waiter = threading.Thread(target=lambda: found.append(vm.guest.wait()))
     statistics = ioctl(vm._board.cpu.vcpus[0].fd, "KVM_GET_STATS_FD")
     try:
         before = read_statistics(statistics)["halt_exits"]
-        with vm._board.locked():  # the iothread cannot serve the kick
+        with vm._board.locked():  # the iothread cannot serve it, be it for this kick or for the synthetic one of START
+            vm.guest.add()
+            vm.guest.publish()
             vm.guest.kick()
             waiter.start()
             while read_statistics(statistics)["halt_exits"] < before + halts:
