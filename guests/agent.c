@@ -108,13 +108,17 @@ static uint32_t add(const context *self, const uint64_t *a, uint64_t *r)
     uint32_t refused = queue_ready(a[0]);
     if (refused)
         return refused;
-    if (!good_request(a))
+    if (!good_request(a) || a[4] > 1)
         return AGENT_BAD_ARGUMENT;
+    if (a[4] && !(v->accepted >> FEATURE_INDIRECT_DESC & 1))
+        return AGENT_NO_FEATURE;
     ring *q = &v->rings[a[0]];
     uint32_t slot = free_slot(q);
     if (slot == q->slots)
         return AGENT_RING_FULL;
     ring_describe(q, slot, (uint32_t)a[1], (uint32_t)a[3]);
+    if (a[4])
+        ring_indirect(q, slot);
     ring_add(q, slot, a[2]);
     answer_added(q, slot, r);
     return AGENT_OK;

@@ -1,6 +1,6 @@
 /* The load generator on its own: it needs no notebook, so another VMM can boot it too.
  *
- * Command line: requests= depth= bytes= type=read|write irq=msix|poll, and batches= kicks= for a kick loop first.
+ * Command line: requests= depth= bytes= type=read|write irq=msix|intx|poll, and batches= kicks= for a kick loop first.
  * It prints lines of `storm key=value ...` and ends with 0 if all went well. */
 #include "load.h"
 #include "options.h"
@@ -62,7 +62,7 @@ _Noreturn void guest_main(uint32_t vcpu, uint32_t vcpus, uint32_t info)
     if (vcpu)
         for (;;)
             __asm__ volatile("cli; hlt");
-    uint32_t irq = option_is(line, "irq", "poll") ? IRQ_POLL : IRQ_MSIX;
+    uint32_t irq = option_is(line, "irq", "poll") ? IRQ_POLL : option_is(line, "irq", "intx") ? IRQ_INTX : IRQ_MSIX;
     uint32_t failed = virtio_negotiate(&the_device, irq, UINT32_MAX, 0, vcpus);
     if (failed)
         fail("negotiate", failed);

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from labkit import cpu as cpus
 from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT
 from labkit.cpu.entry import Entry, lab_entry, multiboot_entry
-from labkit.errors import GuestCrash, HostError
+from labkit.errors import GuestCrash, HostError, UsageError
 from labkit.loader import Image
 from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
@@ -35,6 +35,7 @@ from labkit.virtio.proxy import Proxy
 
 LAST_EVENTS = 10  # kept with a crash
 STOP_TIMEOUT_MS = 5000  # a vCPU comes out of the guest within a millisecond; this is for a machine gone wrong
+VIRTIO_SLOT = NUMBERS["VIRTIO_SLOT"]
 PORTS_SIZE, MMIO_SIZE = 1 << 16, 1 << 52
 EXIT_REASONS = {lib.KVM_EXIT_SHUTDOWN: "triple fault", lib.KVM_EXIT_FAIL_ENTRY: "the CPU refused the guest's state"}
 
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
     memory_mib: int
     revision: str
     ioeventfd: bool
+    intx: bool = False  # an I/O APIC for the device's INTx
 
 
 class Board:
@@ -80,25 +82,33 @@ class Board:
         undo.append(self.feed.keep)
         self.runstate = RunState(self.feed)
         self._big_lock = BigLock(self.memory.native)
-        self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus)
+        self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus, intx=plan.intx)
         undo.append(self.cpu.close)
         self.loop = _not_null(lib.lk_loop_new(self.memory.native), "epoll_create1")
         undo.append(lambda: lib.lk_loop_free(self.loop))  # which stops the iothread
         device = _not_null(lib.lk_device_new(self.memory.native, plan.model.kind), "malloc")
         self.device = ffi.gc(device, lib.lk_device_free)  # views may outlive the machine
         plan.model.attach(self.device)
+        self.device.intx_fd = self.cpu.line_fd
         self._build_pc()
         for vcpu in self.cpu.vcpus:
             vcpu.native.device = self.device
         self._power_on()
 
     def _build_pc(self) -> None:
-        plan = self.plan
         self.ports, self.mmio, self.pci = Bus(PORTS_SIZE), Bus(MMIO_SIZE), PciBus()
         self.ports.claim(MECHANISM_PORTS, self.pci)
         self.ports.claim(range(NUMBERS["PORT_CONSOLE"], NUMBERS["PORT_CONSOLE"] + 1), ConsolePort())
         self.ports.claim(range(PORT_EXIT, PORT_EXIT + 4), ExitPort(self._guest_exits))
         self.pci.functions[0] = host_bridge(self.ports, self.mmio)
+        self.plugged = False
+        self._undo.append(self._remove_device)
+        with self.locked():
+            self._insert_device()
+
+    def _insert_device(self) -> None:
+        """The device into its slot, at power-on, its BARs as the firmware assigns them."""
+        plan = self.plan
         self.proxy = Proxy(
             plan.model,
             self.device,
@@ -111,17 +121,24 @@ class Board:
             ioeventfd=plan.ioeventfd,
             name=self.name,
         )
-        self._undo.append(self._remove_device)
-        self.pci.functions[NUMBERS["VIRTIO_SLOT"]] = self.proxy
-        with self.locked():
-            firmware.assign_bars(self.proxy)
         self.runstate.listen(self._state_changed)
+        self.proxy.notifiers.running = self.runstate.running
+        self.plugged = True
+        self.pci.functions[VIRTIO_SLOT] = self.proxy
+        firmware.assign_bars(self.proxy)
 
     def _remove_device(self) -> None:
+        if self.plugged:
+            with self.locked():
+                self._let_go_of_device()
+            self.proxy.backend.close()
+
+    def _let_go_of_device(self) -> None:
+        """R11. What it was can still be looked at."""
+        self.plugged = False
         self.runstate.forget(self._state_changed)
-        with self.locked():
-            self.proxy.close()
-        self.proxy.backend.close()
+        self.proxy.close()
+        del self.pci.functions[VIRTIO_SLOT]
 
     def _start_threads(self) -> None:
         if (failed := lib.lk_install_signal()) < 0:
@@ -169,7 +186,8 @@ class Board:
         """As the reset button: device (R7), PCI, vCPUs and the guest's image; other memory stays as it is."""
         runs_again = self.runstate.state is not State.PAUSED
         with self._stopped():
-            self.proxy.reset()
+            if self.plugged:
+                self.proxy.reset()
             self.pci.reset()
             lib.lk_console_clear(self.memory.native)
             self.crash = self.exit_code = None
@@ -188,6 +206,32 @@ class Board:
         """It gives them back."""
         with self.locked():
             self.proxy.backend.give_back()
+
+    def unplug(self) -> None:
+        """R11 while the guest runs: as one step, for it may be in the middle of anything."""
+        self._check_plugged()
+        with self.locked():
+            self._let_go_of_device()
+            self.proxy.remove()
+        self.proxy.backend.close()
+
+    def plug(self) -> None:
+        """The same model into the same slot."""
+        if self.plugged:
+            raise UsageError("the device is in its slot: nothing to plug")
+        with self.locked():
+            self._insert_device()
+
+    def _check_plugged(self) -> None:
+        if not self.plugged:
+            raise UsageError("the device is unplugged: vm.plug() puts it back")
+
+    def resize_disk(self, size_bytes: int) -> None:
+        """Another capacity, and the guest hears of it."""
+        self._check_plugged()
+        with self.locked():
+            self.plan.model.resize(self.device, size_bytes)
+            self.proxy.config_changed()
 
     def look_at(self, vcpu: int) -> dict[str, int]:
         """Registers of a vCPU; a running guest is taken out and put back, and no rule hears of it."""
@@ -213,6 +257,7 @@ class Board:
         firmware.write_multiboot_info(memory, plan.command_line)
         if plan.image.lab:
             firmware.write_page_tables(memory)
+        self.cpu.power_on()
         for vcpu, entry in zip(self.cpu.vcpus, self._entries, strict=True):
             vcpu.enter(entry)
 

@@ -86,7 +86,7 @@ def _print_check(check: Check) -> None:
 @click.option("--revision", type=click.Choice(rules.names()), default="v6", show_default=True, help="Which rules.")
 @click.option("--vcpus", type=int, default=1, show_default=True)
 @click.option("--memory-mib", type=int, default=abi.MEMORY_MIN_MIB, show_default=True)
-@click.option("--irq", type=click.Choice(["msix", "poll"]), default="msix", show_default=True)
+@click.option("--irq", type=click.Choice(["msix", "intx", "poll"]), default="msix", show_default=True)
 @click.option("--sector", type=click.IntRange(min=0), help="The sector to read through the guest. Default: 0.")
 @click.option("--kernel", type=click.Path(path_type=Path), help="A multiboot 1 ELF to run instead of the lab's guest.")
 @click.option("--cmdline", help="The kernel's command line.")

@@ -31,6 +31,7 @@ WHAT_TO_DO = {
     AgentStatus.TIMEOUT: "the device did not answer in time",
     AgentStatus.BAD_ARGUMENT: "the guest refused an argument",
     AgentStatus.BAD_USED: "the device gave back a chain that was not in flight",
+    AgentStatus.NO_FEATURE: "the driver has not accepted the feature it needs: see vm.guest.negotiate(features=)",
 }
 
 
@@ -145,9 +146,20 @@ class Guest:
         """Set or clear bus-master in PCI COMMAND (R8). Returns COMMAND as read back."""
         return self._step(Command.BUS_MASTER, int(on))[0]
 
-    def add(self, type: int = BlkType.IN, sector: int = 0, bytes: int = abi.SECTOR_BYTES, queue: int = 0) -> Added:
-        """Fill descriptors for a request, without telling the device."""
-        r = self._step(Command.ADD, queue, type, sector, bytes)
+    def add(
+        self,
+        type: int = BlkType.IN,
+        sector: int = 0,
+        bytes: int = abi.SECTOR_BYTES,
+        queue: int = 0,
+        *,
+        indirect: bool = False,
+    ) -> Added:
+        """Fill descriptors for a request, without telling the device.
+
+        `indirect`: in a table of their own, to which the head leads; GuestError if INDIRECT_DESC was not accepted.
+        """
+        r = self._step(Command.ADD, queue, type, sector, bytes, int(indirect))
         return Added(r[0], r[1], r[2])
 
     def add_buffers(self, queue: int = 0, send_bytes: int = 0, receive_bytes: int = 0) -> Added:

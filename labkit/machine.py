@@ -155,6 +155,25 @@ class Machine:
         """The backend gives its queues back; who serves them then depends on the revision (R9)."""
         self._command(self._board.take_back)
 
+    def resize_disk(self, bytes: int) -> None:
+        """Grow or shrink the disk; the guest hears of it by ISR bit 1 and an interrupt, and finds it in config.
+
+        A request beyond the new end gets IOERR. UsageError: no disk, a read-only one, or no whole number of sectors.
+        """
+        board = self._board
+        self._command(lambda: board.resize_disk(bytes))
+
+    def unplug(self) -> None:
+        """Pull the device out (R11): STOP, then its ports, memory and slot answer nobody. The guest is not asked.
+
+        `vm.proxy` shows what it was. UsageError: there is none.
+        """
+        self._command(self._board.unplug)
+
+    def plug(self) -> None:
+        """Put it back into its slot, at power-on and with its BARs assigned. UsageError: it is there."""
+        self._command(self._board.plug)
+
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Until the guest ends by port 0xf4: its exit code. None when the time is over; GuestError if it crashed."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -252,7 +271,8 @@ def boot(
     network namespace of the calling thread; None: nowhere, what is sent is dropped.
     pcap: a file for every frame that the guest sends and gets, as tcpdump and Wireshark read it; what was there goes.
     mac: of the "net" device, as "52:54:00:12:34:56"; None: one that no other machine of this process has by default.
-    irq: "msix" or "poll", what the lab's driver uses.
+    irq: "msix", "intx" or "poll", what the lab's driver uses. Only "intx" gives the machine an I/O APIC and PICs, for
+    a `kernel` too: it costs 5 to 11 ms. MSI-X works with either.
     revision: which rules: "v6", "merged", "0.14" or "today" (labkit.rules.differences()).
     mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
     kernel, cmdline: a multiboot 1 ELF of your own instead of the lab's agent, entered as a PC loader does.
@@ -282,6 +302,7 @@ def boot(
         memory_mib=memory_mib,
         revision=revision,
         ioeventfd=model.ioeventfd_default if ioeventfd is None else bool(ioeventfd),
+        intx=ways is Irq.INTX,
     )
     machine = Machine(plan, ways)
     try:
@@ -297,7 +318,7 @@ def boot(
 
 
 def _irq(name: str) -> Irq:
-    known = {"msix": Irq.MSIX, "poll": Irq.POLL}
+    known = {"msix": Irq.MSIX, "intx": Irq.INTX, "poll": Irq.POLL}
     if name not in known:
         raise UsageError(f"irq={name!r}: this version knows {', '.join(known)}")
     return known[name]

@@ -90,6 +90,20 @@ class Ring:
         """Write avail.flags."""
         self.memory.write(self.avail, struct.pack("<H", flags))
 
+    def set_used_event(self, idx: int) -> None:
+        """Write used_event, behind the avail ring: interrupt when used.idx passes it."""
+        self.memory.write(self.avail + 4 + 2 * self.num, struct.pack("<H", idx))
+
+    @property
+    def avail_event(self) -> int:
+        """avail_event as the device left it, behind the used ring."""
+        return self.memory.u16(self.used + 4 + 8 * self.num)
+
+    @property
+    def used_flags(self) -> int:
+        """used.flags as the device left them."""
+        return self.memory.u16(self.used)
+
     @property
     def used_idx(self) -> int:
         """used.idx as the device left it."""
@@ -117,7 +131,7 @@ class Rig:
     def new_ring(self, pfn: int = RING_PFN) -> Ring:
         """An empty ring at `pfn`, given to the device as QUEUE_PFN does."""
         ring = Ring(self.memory, self.vq.num, pfn)
-        self.memory.write(ring.desc, bytes(ring.used + 4 + 8 * ring.num - ring.desc))
+        self.memory.write(ring.desc, bytes(ring.used + 6 + 8 * ring.num - ring.desc))
         lib.lk_queue_set_pfn(self.device, 0, pfn)
         return ring
 

@@ -122,6 +122,7 @@ def test_the_memory_map_does_not_overlap() -> None:
         (n["GPA_RINGS"], n["RING_STRIDE"] * n["QUEUE_MAX"]),
         (n["GPA_BUFFERS"], n["BUFFER_STRIDE"] * n["REQUEST_SLOTS"]),
         (n["GPA_REQUESTS"], n["REQUEST_STRIDE"] * n["REQUEST_SLOTS"]),
+        (n["GPA_INDIRECT"], n["INDIRECT_STRIDE"] * n["REQUEST_SLOTS"]),
         (n["MEMORY_MIN_MIB"] << 20, 0),
     ]
     for (start, size), (following, _) in pairwise(regions):

@@ -96,6 +96,16 @@ def test_boot_in_plain_words(ioeventfd: str, sentences: list[str]) -> None:
 
 @pytest.mark.usefixtures("leaves_nothing")
 @pytest.mark.kvm
+def test_boot_by_intx() -> None:
+    """--irq intx: the same story, told of a machine with an I/O APIC."""
+    result = run("boot", "--irq", "intx", "--json")
+    assert result.exit_code == 0
+    story = json.loads(result.stdout)
+    assert (story["irq"], bytes.fromhex(story["data"])[:6]) == ("intx", b"labkit")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.kvm
 def test_a_kernel_of_ones_own() -> None:
     """Its console is shown, and its exit code by port 0xf4 is the verb's."""
     kernel = str(abi.GUEST_IMAGES / "storm.elf")

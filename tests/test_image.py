@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from labkit.errors import UsageError
+from labkit.errors import HostError, UsageError
 from labkit.native import ffi, lib
 from labkit.virtio.backends.image import IMAGE_MAX_BYTES, RAM_DISK_BYTES, Image, open_image, ram_disk
 from labkit.virtio.devices.blk import Blk
@@ -221,3 +222,20 @@ def test_the_ram_disk_says_what_it_is(opened: list[Image]) -> None:
     assert os.pread(first.fd, 512, RAM_DISK_BYTES - 512) == bytes(512)
     os.pwrite(first.fd, b"mine", 0)
     assert os.pread(second.fd, 6, 0) == b"labkit"
+
+
+# -- another size ------------------------------------------------------------------------------------------------------
+
+
+def test_a_resize_that_the_host_refuses_changes_nothing(path: Path, opened: list[Image]) -> None:
+    """The host has no room for it (here a limit on files): its error, and the image keeps its size."""
+    image = open_image(path, writable=True)
+    opened.append(image)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 512, before[1]))
+    try:
+        with pytest.raises(HostError, match="ftruncate: EFBIG"):
+            image.resize(16 * 512)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (image.sectors, path.stat().st_size) == (4, 4 * 512)

@@ -56,6 +56,23 @@ def test_something_else_at_the_devices_place(monkeypatch: pytest.MonkeyPatch, tm
         labkit.boot("blk")
 
 
+@pytest.mark.kvm
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_kernel_without_an_io_apic_says_what_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full irqchip is refused: HostError names the ioctl and the ways that need none; nothing is left."""
+    real = kvm.ioctl
+
+    def refuse(fd: int, name: str, argument: object = None) -> int:
+        if name == "KVM_CREATE_IRQCHIP":
+            raise HostError(name, errno.ENOTTY)
+        return real(fd, name, argument)
+
+    monkeypatch.setattr(kvm, "ioctl", refuse)
+    with pytest.raises(HostError, match=r'KVM_CREATE_IRQCHIP: ENOTTY.*irq="msix"'):
+        labkit.boot("blk", irq="intx")
+    labkit.boot("blk").close()
+
+
 def test_a_tuple_can_be_assigned_once(boot: Boot, fd: int) -> None:
     """A duplicate assign is EEXIST; after the deassign the tuple is free again."""
     cpu = boot("null")._board.cpu

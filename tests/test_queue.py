@@ -401,11 +401,13 @@ def test_a_kick_without_a_ring_is_ignored(rig: Rig) -> None:
 
 @pytest.mark.parametrize("idx", [0, 1])
 def test_a_ring_for_a_queue_that_does_not_exist_harms_nobody(rig: Rig, idx: int) -> None:
-    """A PFN on a queue of no descriptors, then a kick: nothing is divided by its size, nothing is written."""
+    """A PFN on a queue of no descriptors is not taken, and a kick finds no ring: nothing is read, nothing written."""
     lib.lk_queue_set_pfn(rig.device, 5, 0x20)
     rig.memory.write(0x20002, bytes([idx]))
     before = rig.memory.read(0, MEMORY_BYTES)
-    lib.lk_queue_trap(rig.device, 5, 2, PORT)
+    assert lib.lk_queue_trap(rig.device, 5, 2, PORT) == 0
+    assert [event["why"] for event in rig.events("kick_ignored")] == ["no_ring"]
+    assert rig.device.vq[5].pfn == 0
     assert rig.memory.read(0, MEMORY_BYTES) == before
 
 

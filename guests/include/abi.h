@@ -32,6 +32,8 @@
 #define REQUEST_STRIDE 0x40
 #define REQUEST_STATUS 0x20         /* offset of the status byte in a slot */
 #define REQUEST_SLOTS 64            /* slot 0 belongs to CMD_REQUEST, the others to CMD_ADD and CMD_STORM */
+#define GPA_INDIRECT 0xa04000       /* indirect table of slot s: GPA_INDIRECT + s * INDIRECT_STRIDE */
+#define INDIRECT_STRIDE 0x40
 #define GPA_MSIX_BAR 0xfebf0000     /* where the firmware puts BAR1 */
 #define GPA_LAPIC 0xfee00000
 #define GPA_IOAPIC 0xfec00000
@@ -96,13 +98,14 @@
 #define AGENT_TIMEOUT 5             /* the device did not answer within the given TSC ticks */
 #define AGENT_BAD_ARGUMENT 6
 #define AGENT_BAD_USED 7            /* the device returned a head that was not in flight */
+#define AGENT_NO_FEATURE 8          /* it takes a feature that was not accepted */
 
 /* -- agent: commands (a0.. arguments, r0.. results) ------------------------------------------------------------------ */
 #define CMD_NONE 0
 #define CMD_NEGOTIATE 1    /* a0 IRQ_*, a1 feature mask, a2 queue limit (0: all), a3 1: and DRIVER_OK -> r0 offered, r1 accepted, r2 queues, r3 BAR0, r4 status */
 #define CMD_SET_STATUS 2   /* a0 value, as it is -> r0 STATUS read back */
 #define CMD_DRIVER_OK 3    /* a0 1: set, 0: clear, in the status as it stands -> r0 STATUS read back */
-#define CMD_ADD 4          /* a0 queue, a1 type, a2 sector, a3 bytes -> r0 head, r1 slot, r2 buffer gpa */
+#define CMD_ADD 4          /* a0 queue, a1 type, a2 sector, a3 bytes, a4 1: in an indirect table -> r0 head, r1 slot, r2 buffer gpa */
 #define CMD_PUBLISH 5      /* a0 queue -> r0 avail.idx, r1 published, r2 1: the device wants a kick */
 #define CMD_KICK 6         /* a0 queue, a1 times -> r0 TSC ticks of all */
 #define CMD_WAIT 7         /* a0 queue, a1 completions, a2 TSC ticks -> r0 reaped, r1 head, r2 used.len, r3 status byte, r4 interrupts, r5 slot */

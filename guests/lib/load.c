@@ -180,7 +180,7 @@ uint32_t load_run(virtio_device *v, const load_plan *plan, uint32_t vcpu, load_r
     *result = (load_result){0};
     if (!vcpu)
         prepare(r, plan);
-    if (v->irq == IRQ_MSIX)
+    if (v->irq != IRQ_POLL)
         irq_here();
     if (!meet(plan->vcpus, deadline_after(plan->timeout_ticks)))
         return AGENT_TIMEOUT;

@@ -71,6 +71,20 @@ void ring_describe_buffers(ring *r, uint32_t slot, uint32_t out_bytes, uint32_t 
     r->desc[head + 1] = in;
 }
 
+/* The head stays where it is and leads to the table, in which `next` counts from the table's start. */
+void ring_indirect(ring *r, uint32_t slot)
+{
+    uint16_t head = (uint16_t)(slot * PER_SLOT);
+    descriptor *table = (descriptor *)(GPA_INDIRECT + (uint64_t)slot * INDIRECT_STRIDE);
+    _Static_assert(PER_SLOT * sizeof *table <= INDIRECT_STRIDE, "abi.h");
+    for (uint16_t i = 0; i < PER_SLOT; i++) {
+        table[i] = r->desc[head + i];
+        if (table[i].flags & DESC_NEXT)
+            table[i].next -= head;
+    }
+    r->desc[head] = (descriptor){(uint64_t)table, PER_SLOT * sizeof *table, DESC_INDIRECT, 0};
+}
+
 /* Puts the slot into the next avail entry. The device cannot see it before ring_publish. */
 void ring_add(ring *r, uint32_t slot, uint64_t sector)
 {

@@ -57,6 +57,7 @@ void ring_setup(ring *r, uint16_t index, uint16_t num, bool event_idx);
 void ring_quiet(ring *r); /* no interrupts, please: whoever drives it polls */
 void ring_describe(ring *r, uint32_t slot, uint32_t type, uint32_t bytes);
 void ring_describe_buffers(ring *r, uint32_t slot, uint32_t out_bytes, uint32_t in_bytes); /* not both 0 */
+void ring_indirect(ring *r, uint32_t slot); /* what was described, from now on in a table of its own */
 void ring_add(ring *r, uint32_t slot, uint64_t sector);
 bool ring_publish(ring *r);
 enum reaped ring_reap(ring *r, completion *done);

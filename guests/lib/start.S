@@ -96,6 +96,23 @@ start64:
     popq %rax
     iretq
 .endm
+/* A line stays high until the device's ISR has been read. The read says whose interrupt it was: with several vCPUs each
+ * gets one, and the first to read finds the bit. */
+    .globl on_line_interrupt
+on_line_interrupt:
+    pushq %rax
+    pushq %rdx
+    movzwl line_isr, %edx
+    inb %dx, %al
+    testb $ISR_QUEUE, %al
+    jz 4f
+    lock incq device_interrupts
+4:  movl $GPA_LAPIC, %eax
+    movl $0, LAPIC_EOI(%rax)
+    popq %rdx
+    popq %rax
+    iretq
+
     interrupt_entry on_device_interrupt, device_interrupts
     interrupt_entry on_timer_interrupt, timer_interrupts
 

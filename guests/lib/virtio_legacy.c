@@ -68,6 +68,12 @@ static bool msix_setup(virtio_device *v, uint32_t vcpus)
     return true;
 }
 
+/* The firmware has noted in config space which pin the device's line leads to. */
+static bool intx_setup(virtio_device *v, uint32_t vcpus)
+{
+    return irq_line(pci_read(v->function, PCI_INTERRUPT_LINE, 1), reg(v, REG_ISR), vcpus);
+}
+
 static void msix_off(virtio_device *v)
 {
     uint32_t head, cap = pci_find_capability(v->function, PCI_CAP_MSIX, &head), control = head >> 16;
@@ -133,13 +139,12 @@ uint32_t virtio_negotiate(virtio_device *v, uint32_t irq, uint32_t features, uin
 
     /* 5. Interrupts, before the queues: each queue names its vector. */
     v->irq = irq;
-    if (irq == IRQ_MSIX) {
+    if (irq != IRQ_POLL)
         irq_here();
-        if (!msix_setup(v, vcpus))
-            v->irq = IRQ_POLL;
-    } else {
+    if (irq != IRQ_MSIX)
         msix_off(v);
-    }
+    if ((irq == IRQ_MSIX && !msix_setup(v, vcpus)) || (irq == IRQ_INTX && !intx_setup(v, vcpus)))
+        v->irq = IRQ_POLL;
 
     /* 6. Queues. DRIVER_OK is left to whoever asked. */
     uint32_t most = queues_at_most(v, queue_limit);
@@ -151,7 +156,7 @@ uint32_t virtio_negotiate(virtio_device *v, uint32_t irq, uint32_t features, uin
 /* Interrupts are off outside the hlt: whoever looks for work and then calls this cannot miss the one in between. */
 void virtio_relax(const virtio_device *v)
 {
-    if (v->irq == IRQ_MSIX)
+    if (v->irq != IRQ_POLL)
         halt_until_interrupt();
     else
         relax();
@@ -159,7 +164,7 @@ void virtio_relax(const virtio_device *v)
 
 bool virtio_wait(const virtio_device *v, const ring *r, uint64_t deadline)
 {
-    if (v->irq == IRQ_MSIX)
+    if (v->irq != IRQ_POLL)
         irq_here(); /* before the look: a message to a vCPU that takes none is lost */
     while (!ring_has_used(r)) {
         if (rdtsc() > deadline)

@@ -26,7 +26,7 @@ class Vcpu(Protocol):
 
 
 class Cpu(Protocol):
-    """A back end: virtual CPUs on guest memory, ioeventfds, MSI by irqfd."""
+    """A back end: virtual CPUs on guest memory, ioeventfds, MSI by irqfd, and INTx if it was asked for."""
 
     name: str
     tsc_khz: int
@@ -34,6 +34,13 @@ class Cpu(Protocol):
     @property
     def vcpus(self) -> Sequence[Vcpu]:
         """Its vCPUs, by index."""
+
+    @property
+    def line_fd(self) -> int:
+        """Whose interrupt lines the C core drives (lk_device.intx_fd); -1: there are none."""
+
+    def power_on(self) -> None:
+        """Interrupt controllers beside the vCPUs as at power-on. The vCPUs are stopped, and no line is high."""
 
     def assign(self, port: int, length: int, value: int, fd: int) -> None:
         """Let a write of `value`, `length` bytes, to `port` signal `fd`. HostError: EEXIST, ENOSPC, EINVAL."""
@@ -57,10 +64,13 @@ class Cpu(Protocol):
 BACK_ENDS = ("auto", "kvm")
 
 
-def choose(name: str, memory: GuestMemory, vcpus: int) -> Cpu:
-    """Open back end `name`; "auto" is KVM, the only one so far. HostError if the host cannot, with the mend."""
+def choose(name: str, memory: GuestMemory, vcpus: int, *, intx: bool = False) -> Cpu:
+    """Open back end `name`; "auto" is KVM, the only one so far. `intx`: with an I/O APIC, for level interrupts.
+
+    HostError if the host cannot, with the mend.
+    """
     if name not in BACK_ENDS:
         raise UsageError(f"cpu={name!r}: this version knows {', '.join(BACK_ENDS)}")
     from labkit.cpu.kvm import Kvm
 
-    return Kvm(memory, vcpus)
+    return Kvm(memory, vcpus, intx=intx)

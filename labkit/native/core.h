@@ -30,6 +30,8 @@
 #include "decl/vcpu.h"
 #include "decl/bench.h"
 
+void lk_line_set(int vm_fd, unsigned pin, int high); /* host.c */
+
 #define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)

@@ -10,6 +10,27 @@ typedef struct {
 /* avail: u16 flags, u16 idx, u16 ring[num]; used: u16 flags, u16 idx, {u32 id, u32 len} ring[num] */
 enum { FLAGS = 0, IDX = 2, RING = 4 };
 
+static int event_idx(const lk_device *device)
+{
+    return device->guest_features >> FEATURE_EVENT_IDX & 1;
+}
+
+/* With EVENT_IDX each ring ends with an index more: used_event behind avail, avail_event behind used. */
+static uint64_t event_bytes(const lk_device *device)
+{
+    return event_idx(device) ? sizeof(uint16_t) : 0;
+}
+
+static const uint16_t *used_event(const uint8_t *avail, const lk_vq *vq)
+{
+    return (const uint16_t *)(avail + RING) + vq->num;
+}
+
+static uint16_t *avail_event(uint8_t *used, const lk_vq *vq)
+{
+    return (uint16_t *)(used + RING + (size_t)USED_ELEMENT_BYTES * vq->num);
+}
+
 static void *ring_part(lk_device *device, lk_vq *vq, uint64_t gpa, uint64_t bytes)
 {
     void *host = lk_memory_at(&device->machine->memory, gpa, bytes);
@@ -20,12 +41,12 @@ static void *ring_part(lk_device *device, lk_vq *vq, uint64_t gpa, uint64_t byte
 
 static uint8_t *avail_ring(lk_device *device, lk_vq *vq)
 {
-    return ring_part(device, vq, vq->avail, RING + sizeof(uint16_t) * vq->num);
+    return ring_part(device, vq, vq->avail, RING + sizeof(uint16_t) * vq->num + event_bytes(device));
 }
 
 static uint8_t *used_ring(lk_device *device, lk_vq *vq)
 {
-    return ring_part(device, vq, vq->used, RING + (uint64_t)USED_ELEMENT_BYTES * vq->num);
+    return ring_part(device, vq, vq->used, RING + (uint64_t)USED_ELEMENT_BYTES * vq->num + event_bytes(device));
 }
 
 /* Adds one descriptor to the chain. The copy was taken once, so the guest cannot change it between check and use. */
@@ -91,13 +112,46 @@ static int chain_walk(lk_device *device, lk_vq *vq, uint64_t table_gpa, uint32_t
     return -1;
 }
 
+/* The next entry of the avail ring is worth a kick. */
+static void ask_for_kicks(lk_device *device, const lk_vq *vq, uint8_t *used)
+{
+    if (event_idx(device))
+        store_relaxed(avail_event(used, vq), vq->last_avail);
+    else if (device->suppress)
+        store_relaxed((uint16_t *)(used + FLAGS), 0);
+}
+
+/* The device is at work and will come to the next entry by itself. With EVENT_IDX nothing has to be written for that:
+ * avail_event stays behind, and the driver kicks when it passes it, not after. */
+static void ask_for_none(lk_device *device, uint8_t *used)
+{
+    uint16_t *flags = (uint16_t *)(used + FLAGS);
+    if (!event_idx(device) && load_relaxed(flags) != USED_NO_NOTIFY) /* the driver reads this line: write it seldom */
+        store_relaxed(flags, USED_NO_NOTIFY);
+}
+
+/* Entries of the avail ring not taken yet; `idx` is avail.idx. A ring found empty asks for a kick and is looked at once
+ * more: what the driver published before it could see the asking comes without a kick. */
+static uint16_t entries_waiting(lk_device *device, const lk_vq *vq, const uint8_t *avail, uint8_t *used, uint16_t *idx)
+{
+    const uint16_t *at = (const uint16_t *)(avail + IDX);
+    *idx = load_acquire(at);
+    if (*idx == vq->last_avail && (device->suppress || event_idx(device))) {
+        ask_for_kicks(device, vq, used);
+        full_barrier();
+        *idx = load_acquire(at);
+    }
+    return (uint16_t)(*idx - vq->last_avail);
+}
+
 /* Takes the next chain into device->chain. 1: taken, 0: the ring is empty, -1: the guest broke it. */
 int queue_pop(lk_device *device, lk_vq *vq)
 {
     const uint8_t *avail = avail_ring(device, vq);
-    if (!avail || !used_ring(device, vq)) /* a request that could not be answered is not begun */
+    uint8_t *used = avail ? used_ring(device, vq) : NULL;
+    if (!used) /* a request that could not be answered is not begun */
         return -1;
-    uint16_t idx = load_acquire((const uint16_t *)(avail + IDX)), waiting = (uint16_t)(idx - vq->last_avail);
+    uint16_t idx, waiting = entries_waiting(device, vq, avail, used, &idx);
     if (!waiting)
         return 0;
     if (waiting > vq->num) {
@@ -114,6 +168,10 @@ int queue_pop(lk_device *device, lk_vq *vq)
     chain->out_count = chain->in_count = 0;
     chain->out_bytes = chain->in_bytes = 0;
     vq->last_avail++;
+    if (device->suppress)
+        ask_for_none(device, used);
+    else if (event_idx(device))
+        ask_for_kicks(device, vq, used);
     if (chain_walk(device, vq, vq->desc, vq->num, head, 0))
         return -1;
     vq->inuse++;
@@ -124,10 +182,12 @@ int queue_pop(lk_device *device, lk_vq *vq)
 int queue_has_next(lk_device *device, lk_vq *vq)
 {
     const uint8_t *avail = device->broken || !vq->desc ? NULL : avail_ring(device, vq);
-    if (!avail)
+    uint8_t *used = avail ? used_ring(device, vq) : NULL;
+    uint16_t idx;
+    if (!used)
         return 0;
     full_barrier(); /* a wish to be kicked must be visible before this look, or who waits for a kick waits for ever */
-    return load_acquire((const uint16_t *)(avail + IDX)) != vq->last_avail;
+    return entries_waiting(device, vq, avail, used, &idx) != 0;
 }
 
 /* The chain that was popped last stays where it was: it will be popped again. */
@@ -149,21 +209,45 @@ void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written)
     vq->inuse--;
     vq->used_idx++;
     store_release((uint16_t *)(used + IDX), vq->used_idx);
+    if ((uint16_t)(vq->used_idx - vq->decided_at) > INT16_MAX)
+        vq->decided = 0; /* half way round since the last decision: later, before and after could not be told apart */
 }
 
-/* Interrupts the guest unless it asked not to be; with NOTIFY_ON_EMPTY an emptied ring interrupts all the same. */
+/* Does the driver want to hear of what was given back? used.idx is visible by now. */
+static int interrupt_wanted(lk_device *device, lk_vq *vq, const uint8_t *avail)
+{
+    int emptied = !vq->inuse && load_relaxed((const uint16_t *)(avail + IDX)) == vq->last_avail;
+    if (emptied && (device->guest_features >> FEATURE_NOTIFY_ON_EMPTY & 1))
+        return 1;
+    if (!event_idx(device))
+        return !(load_relaxed((const uint16_t *)(avail + FLAGS)) & AVAIL_NO_INTERRUPT);
+    int first = !vq->decided;
+    uint16_t before = vq->decided_at, event = load_relaxed(used_event(avail, vq));
+    vq->decided = 1;
+    vq->decided_at = vq->used_idx;
+    return first || (uint16_t)(event - before) < (uint16_t)(vq->used_idx - before);
+}
+
+/* Under the big lock. */
+void queue_raise(lk_device *device, lk_vq *vq)
+{
+    vq->interrupts++;
+    int way = device_interrupt(device, ISR_QUEUE, vq->vector);
+    lk_feed_emit(device->machine->feed, EV_INTERRUPT, vq->index, vq->vector, (uint64_t)way, 0, 0, 0);
+}
+
+/* Interrupts the guest unless it asked not to be: by avail.flags, or with EVENT_IDX by naming in used_event the entry
+ * that is worth an interrupt. With NOTIFY_ON_EMPTY an emptied ring interrupts all the same. */
 void queue_interrupt(lk_device *device, lk_vq *vq)
 {
     const uint8_t *avail = avail_ring(device, vq);
     if (!avail)
         return;
-    full_barrier(); /* used.idx must be visible before avail.flags is read, or an interrupt is lost */
-    int unwanted = load_relaxed((const uint16_t *)(avail + FLAGS)) & AVAIL_NO_INTERRUPT;
-    int emptied = !vq->inuse && load_relaxed((const uint16_t *)(avail + IDX)) == vq->last_avail;
-    if (unwanted && !(emptied && (device->guest_features >> FEATURE_NOTIFY_ON_EMPTY & 1)))
+    full_barrier(); /* used.idx must be visible before the driver's wish is read, or an interrupt is lost */
+    if (!interrupt_wanted(device, vq, avail))
         return;
     if (device->front)
         __atomic_store_n(&vq->irq_wanted, 1, __ATOMIC_RELEASE); /* a backend's: its thread raises it when it may */
     else
-        device_interrupt(device, vq);
+        queue_raise(device, vq);
 }

@@ -13,12 +13,15 @@ struct lk_chain {
     struct iovec out[QUEUE_SIZE_MAX], in[QUEUE_SIZE_MAX];
 };
 
+/* 1: taken, -1: broken; 0: the ring is empty, and the next entry is worth a kick. A device that leaves entries in the ring
+ * is not promised one. */
 int queue_pop(lk_device *device, lk_vq *vq);
 int queue_has_next(lk_device *device, lk_vq *vq);
 void queue_unpop(lk_vq *vq);
 void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written);
 void queue_interrupt(lk_device *device, lk_vq *vq);
-void device_interrupt(lk_device *device, lk_vq *vq);
+int device_interrupt(lk_device *device, uint8_t isr, unsigned vector);
+void queue_raise(lk_device *device, lk_vq *vq);
 void device_break(lk_device *device, const lk_vq *vq, int reason, uint64_t detail);
 void blk_serve(lk_device *device, lk_vq *vq);
 void console_serve(lk_device *device, lk_vq *vq);

@@ -59,6 +59,7 @@ int lk_worker_take(lk_worker *worker, unsigned queue)
     mine->requests = requests;
     worker->copy->guest_features = worker->front->guest_features;
     worker->copy->disabled = worker->front->disabled;
+    worker->copy->suppress = worker->front->suppress;
     worker->copy->broken = worker->front->broken;
     worker->copy->stopping = 0;
     int failed = lk_loop_attach(worker->loop, worker->front, vq->index, vq->notifier_fd);
@@ -72,7 +73,7 @@ int lk_worker_take(lk_worker *worker, unsigned queue)
 static void deliver(lk_worker *worker, unsigned queue)
 {
     if (__atomic_exchange_n(&worker->copy->vq[queue].irq_wanted, 0, __ATOMIC_ACQ_REL))
-        device_interrupt(worker->front, &worker->front->vq[queue]);
+        queue_raise(worker->front, &worker->front->vq[queue]);
 }
 
 /* Under the big lock, before the deassign: the worker lets go, a run under way is cut short and waited for, and the
@@ -90,6 +91,8 @@ void lk_worker_give(lk_worker *worker, unsigned queue)
     vq->used_idx = mine->used_idx;
     vq->inuse = mine->inuse;
     vq->unfinished = mine->unfinished;
+    vq->decided = mine->decided;
+    vq->decided_at = mine->decided_at;
     worker->front->broken |= worker->copy->broken;
     pthread_mutex_unlock(&worker->lock);
     deliver(worker, vq->index);

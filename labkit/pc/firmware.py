@@ -21,11 +21,15 @@ INFO_BYTES = 120
 
 
 def assign_bars(function: PciFunction) -> None:
-    """BAR0 at BAR0_FIRST, BAR1 at GPA_MSIX_BAR, both decoded; bus-master is left to the driver."""
+    """BAR0 at BAR0_FIRST, BAR1 at GPA_MSIX_BAR, both decoded; bus-master is left to the driver.
+
+    PCI_INTERRUPT_LINE says where INTA leads: pin INTX_PIN of the I/O APIC.
+    """
     homes = {True: NUMBERS["BAR0_FIRST"], False: abi.GPA_MSIX_BAR}
     for bar in function.bars:
         function.put(bar.register, BAR_BYTES, homes[bar.io] | function.get(bar.register, BAR_BYTES))
     function.put(COMMAND, 2, PciCommand.IO | PciCommand.MEMORY)
+    function.put(NUMBERS["PCI_INTERRUPT_LINE"], 1, NUMBERS["INTX_PIN"])
     function.map_bars()
     function.remember_power_on()
 

@@ -78,10 +78,11 @@ class Msix:
             self._device.vectors[vector].pending = 0
 
     def control_written(self) -> None:
-        """The guest wrote the control word: enable and mask-all take effect."""
+        """The guest wrote the control word: enable and mask-all take effect, and INTx gives way to MSI-X."""
         control = self._function.get(CONTROL, 2)
         self._device.msix_enabled = bool(control & ENABLE)
         self._device.msix_masked = bool(control & MASK_ALL)
+        lib.lk_intx_update(self._device)
         self._apply()
 
     def read(self, offset: int, width: int) -> int:

@@ -223,6 +223,7 @@ class HostNotifiers:
         self._all = QueueNotifiers(device, loop, host, feed, self._notify_port, stays=not self._follows_bar)
         self.each, self.errors = self._all.each, self._all.errors
         device.forwards_traps, device.queue_indices = self.rules.forwards_traps, self.rules.queue_indices
+        device.suppress = self.rules.suppresses
         self._look_for_kicks()
 
     # -- the engine: cause -> row -> steps -----------------------------------------------------------------------------

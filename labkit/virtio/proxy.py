@@ -37,6 +37,7 @@ from labkit.virtio.notifier import Flag, HostNotifiers, Situation
 from labkit.virtio.queue import Queue
 
 _BAD_FEATURE = int(Feature.BAD_FEATURE)
+PCI_STATUS, STATUS_INTERRUPT = NUMBERS["PCI_STATUS"], NUMBERS["PCI_STATUS_INTERRUPT"]
 
 
 class Access(NamedTuple):
@@ -67,7 +68,6 @@ class Proxy(PciFunction):
     ) -> None:
         super().__init__(model.pci_header(), *buses)
         self.model, self.device, self.memory, self.feed = model, native, memory, feed
-        self.host_features = int(model.host_features())
         self.status = 0
         self.queue_sel = 0
         self.config_vector = NO_VECTOR
@@ -86,6 +86,7 @@ class Proxy(PciFunction):
             ioeventfd=ioeventfd,
             starts_on_kick=model.starts_on_kick,
         )
+        self.host_features = int(model.host_features()) | self.notifiers.rules.offers
         self.backend = Worker(native, self.notifiers, f"{name}-backend")
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
@@ -195,10 +196,8 @@ class Proxy(PciFunction):
         self.notifiers.happens(Situation(cause, status=status))
 
     def _read_isr(self) -> int:
-        """Read-and-clear."""
-        isr = int(self.device.isr)
-        self.device.isr = 0
-        return isr
+        """Read-and-clear, which lowers INTx."""
+        return int(lib.lk_isr_take(self.device))
 
     def _write_config_vector(self, value: int) -> None:
         self.config_vector = self._known_vector(value)
@@ -208,6 +207,11 @@ class Proxy(PciFunction):
 
     def _known_vector(self, value: int) -> int:
         return value if value < self.msix.count else NO_VECTOR
+
+    def config_changed(self) -> None:
+        """The model's config says something new: the guest is told, once its driver is up. Under the big lock."""
+        if self.status & Status.DRIVER_OK:
+            lib.lk_config_changed(self.device, self.config_vector)
 
     # -- PCI config ----------------------------------------------------------------------------------------------------
 
@@ -224,8 +228,20 @@ class Proxy(PciFunction):
             self.notifiers.happens(Situation(cause, write_config=write))
         else:
             write()
+        self._intx_follows_command()
         if offset < MSIX_CONTROL + 2 and offset + width > MSIX_CONTROL:
             self.msix.control_written()
+
+    def read_config(self, offset: int, width: int) -> int:
+        """A config read. STATUS says whether INTx is wanted, and says so while COMMAND forbids the line too."""
+        wanted = self.device.isr and not self.msix.enabled
+        status = self.get(PCI_STATUS, 2) & ~STATUS_INTERRUPT
+        self.put(PCI_STATUS, 2, status | (STATUS_INTERRUPT if wanted else 0))
+        return super().read_config(offset, width)
+
+    def _intx_follows_command(self) -> None:
+        self.device.intx_disabled = bool(self.command & PciCommand.INTX_DISABLE)
+        lib.lk_intx_update(self.device)
 
     def bar_moved(self, bar: Bar) -> None:
         """The trap path of a kick follows BAR0 at once; what is assigned in KVM goes by rule R16."""
@@ -240,11 +256,19 @@ class Proxy(PciFunction):
         self.notifiers.happens(Situation(Cause.DEVICE_RESET))
         super().reset()
         self._heed_bus_master()
+        self._intx_follows_command()
 
     def close(self) -> None:
         """R11; then the vectors."""
         self.notifiers.close()
         self.msix.close()
+
+    def remove(self) -> None:
+        """After `close`, with the machine going on: no BAR answers any more, and what comes back begins at power-on."""
+        self.put(COMMAND, 2, 0)
+        self.map_bars()
+        self._intx_follows_command()
+        self.reset_virtio()
 
     # -- for people ----------------------------------------------------------------------------------------------------
 

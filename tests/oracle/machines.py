@@ -14,7 +14,7 @@ from labkit.native import lib
 from oracle import canonical, steps
 from oracle.play import LoadOver
 from oracle.qemu import Qemu
-from oracle.scenarios import BAR0, FINISH, HOST_ACTS, START, Scenario
+from oracle.scenarios import BAR0, FINISH, HOST_ACTS, RESIZE, RESIZED_BYTES, START, Scenario
 
 RUNS_OF_A_LOAD = 100  # it is under way when its queue has been run that often
 TIMEOUT_S = 15.0
@@ -135,6 +135,8 @@ class LabkitMachine:
         if act == "system_reset":
             self._vm.reset()
             self._loaded, self._reset = None, self._vm.state == "paused"
+        if act == RESIZE:
+            self._vm.resize_disk(RESIZED_BYTES)
         if act == "cont":
             self._vm.resume()
             if self._reset:

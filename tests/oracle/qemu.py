@@ -17,6 +17,7 @@ from labkit import abi
 from labkit.cpu import kvm
 from labkit.virtio.backends.image import ram_disk
 from oracle.qmp import Qmp, QmpError
+from oracle.scenarios import RESIZE, RESIZED_BYTES
 
 PROGRAM = "qemu-system-x86_64"
 INSTALL = f"{PROGRAM} is not installed; Debian and Ubuntu: apt-get install qemu-system-x86"
@@ -137,8 +138,11 @@ class Qemu:
     # -- the host ------------------------------------------------------------------------------------------------------
 
     def host(self, command: str) -> None:
-        """Do a command of the monitor: stop, cont, system_reset."""
-        self._asked(lambda: self.qmp.command(command))
+        """Do a command of the monitor: stop, cont, system_reset, resize."""
+        if command == RESIZE:
+            self._asked(lambda: self.qmp.command("block_resize", device="disk", size=RESIZED_BYTES))
+        else:
+            self._asked(lambda: self.qmp.command(command))
         self.settle()
 
     def settle(self) -> None:

@@ -22,10 +22,10 @@ class Qmp:
         self._receive()  # its greeting
         self.command("qmp_capabilities")
 
-    def command(self, name: str) -> Any:
+    def command(self, name: str, **arguments: Any) -> Any:
         """Do one command and return what it answered; events that come in between are dropped."""
         try:
-            self._connection.sendall(json.dumps({"execute": name}).encode() + b"\n")
+            self._connection.sendall(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
         except OSError as error:
             raise QmpError(f"{name}: {error}") from error
         while True:

@@ -1,14 +1,16 @@
 """What is done on both machines? Scenarios: steps of the guest's driver in the words of steps.py, and acts of the host.
 
-The host's acts are `stop`, `cont` and `system_reset`; `start STEP` tells the guest a step without waiting for it, and
-`finish` waits for what was started. Each scenario has a machine of its own, with BAR0 placed and nothing else done.
+The host's acts are `stop`, `cont`, `system_reset` and `resize`, of the disk; `start STEP` tells the guest a step without
+waiting for it, and `finish` waits for what was started. Each scenario has a machine of its own, with BAR0 placed and
+nothing else done.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-HOST_ACTS = ("stop", "cont", "system_reset")
+RESIZE, RESIZED_BYTES = "resize", 32 << 20
+HOST_ACTS = ("stop", "cont", "system_reset", RESIZE)
 START, FINISH = "start ", "finish"
 
 
@@ -37,6 +39,7 @@ ADD = "add:0:read:0:512"
 PUBLISH = "publish:0"
 KICK = "kick:0:1"
 WAIT = "wait:0:1"
+WANT_INTERRUPTS = "store:0x200800:2:0"  # avail.flags
 USED = "load:0x201002:2"  # used.idx: the requests that were completed
 STATUS = "port_in:bar0+18:1"
 PFN_ZERO = "port_out:bar0+8:4:0"
@@ -110,7 +113,13 @@ STATUS_SCENARIOS = (
         "QUEUE_SEL of queues that do not exist",
         (NEGOTIATE, *(action for queue in ABSENT_QUEUES for action in (_out(14, 2, queue), _in(14, 2), _in(12, 2)))),
     ),
-    Scenario("isr", "ISR after a request that raises INTx", ("negotiate:intx:0", UP, REQUEST, _in(19, 1), _in(19, 1))),
+    Scenario(
+        "isr",
+        "ISR after a request that may interrupt",
+        (NEGOTIATE, WANT_INTERRUPTS, UP, REQUEST, _in(19, 1), _in(19, 1)),
+    ),
+    Scenario("resize", "the disk is resized", (NEGOTIATE, UP, _in(20, 4), RESIZE, _in(20, 4), _in(19, 1), _in(19, 1))),
+    Scenario("resize_early", "the disk is resized before DRIVER_OK", (NEGOTIATE, RESIZE, _in(20, 4), _in(19, 1))),
 )
 
 KICK_SCENARIOS = (

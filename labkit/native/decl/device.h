@@ -8,6 +8,8 @@ typedef struct {
     uint16_t last_avail; /* next avail entry the device will take */
     uint16_t used_idx; /* the device's own copy of used.idx */
     uint16_t vector; /* MSI-X vector, NO_VECTOR = none */
+    uint16_t decided_at; /* used.idx when EVENT_IDX was last asked whether to interrupt ... */
+    uint8_t decided; /* ... since the ring was set up */
     uint8_t unfinished; /* a run was cut short by a stop: run again on resume */
     uint32_t inuse; /* popped, not yet pushed */
     uint32_t pfn;
@@ -46,6 +48,9 @@ struct lk_device {
     uint32_t queue_indices; /* a trapped kick of this index or more is ignored (R12) */
     uint8_t hurry; /* somebody who stops the machine waits for the big lock: a slow device leaves the rest for later */
     uint8_t msix_enabled, msix_masked;
+    uint8_t intx_disabled, intx_high; /* COMMAND's bit; the level of the line now */
+    uint8_t suppress; /* ask for no kicks while a run drains the ring: the revision's choice, a reset keeps it */
+    int intx_fd; /* the VM whose pin INTX_PIN the line drives; -1 = it leads nowhere */
     uint32_t guest_features;
     lk_vq vq[QUEUE_MAX];
     lk_vq absent; /* what a guest finds behind an index that QUEUE_SEL takes and no queue has */
@@ -80,3 +85,6 @@ int lk_queue_trap_locked(lk_device *device, uint32_t value, unsigned width, uint
 uint64_t lk_notifier_take(lk_device *device, unsigned queue, int how);
 void lk_be_slow(uint64_t delay_ns);
 int lk_vector_raise(lk_device *device, unsigned vector);
+int lk_intx_update(lk_device *device);
+uint8_t lk_isr_take(lk_device *device);
+void lk_config_changed(lk_device *device, unsigned vector);

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from labkit.abi import BLK_ID_BYTES, SECTOR_BYTES
-from labkit.errors import UsageError
+from labkit.errors import HostError, UsageError
 
 RAM_DISK_BYTES = 16 << 20
 RAM_DISK_LABEL = b"labkit RAM disk, sector 0\n"
@@ -30,6 +30,21 @@ class Image:
     def identity(self) -> bytes:
         """What GET_ID answers: the file's name, cut to 20 bytes."""
         return os.fsencode(self.name)[:BLK_ID_BYTES].ljust(BLK_ID_BYTES, b"\0")
+
+    def resize(self, size_bytes: int) -> None:
+        """Grow with zeros, or cut. UsageError: read-only, no file, or no size a disk can have. HostError: no room."""
+        if not self.writable:
+            raise UsageError(f"disk {self.name}: it is read-only: boot with writable=True to resize it")
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            raise UsageError(f"disk {self.name}: a block device has the size it has")
+        if isinstance(size_bytes, bool) or not isinstance(size_bytes, int) or size_bytes <= 0:
+            raise UsageError(f"a disk of {size_bytes!r} bytes: a whole number of sectors, and at least one")
+        _check_size(size_bytes, f"disk {self.name}")
+        try:
+            os.ftruncate(self.fd, size_bytes)
+        except OSError as error:
+            raise HostError("ftruncate", error.errno or 0, f"disk {self.name} stays as it is") from error
+        self.sectors = size_bytes // SECTOR_BYTES
 
     def close(self) -> None:
         """Close it (which drops its lock); idempotent."""
@@ -76,11 +91,15 @@ def _checked_size(fd: int, path: Path) -> int:
             raise UsageError(f"disk {path}: a {form} image; labkit reads raw ones: qemu-img convert -O raw")
     if not size:
         raise UsageError(f"disk {path}: it is empty")
-    if size % SECTOR_BYTES:
-        raise UsageError(f"disk {path}: {size} bytes are not a whole number of {SECTOR_BYTES}-byte sectors")
-    if size > IMAGE_MAX_BYTES:
-        raise UsageError(f"disk {path}: {size} bytes are more than the {IMAGE_MAX_BYTES >> 40} TiB labkit offers")
+    _check_size(size, f"disk {path}")
     return size
+
+
+def _check_size(size: int, disk: str) -> None:
+    if size % SECTOR_BYTES:
+        raise UsageError(f"{disk}: {size} bytes are not a whole number of {SECTOR_BYTES}-byte sectors")
+    if size > IMAGE_MAX_BYTES:
+        raise UsageError(f"{disk}: {size} bytes are more than the {IMAGE_MAX_BYTES >> 40} TiB labkit offers")
 
 
 def _lock(fd: int, path: Path, *, writable: bool) -> None:

@@ -19,6 +19,7 @@ from enum import IntFlag
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from labkit.abi import NUMBERS, VIRTIO_VENDOR, Feature
+from labkit.errors import UsageError
 from labkit.native import lib
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ class Device:
     def values(self) -> dict[str, object]:
         """What a cell shows of the device beside its registers."""
         return {}
+
+    def resize(self, native: Any, size_bytes: int) -> None:
+        """Another capacity. UsageError: the device has none."""
+        raise UsageError(f"a virtio-{self.name} has no disk to resize")
 
     def close(self) -> None:
         """Release the backend."""

@@ -54,6 +54,11 @@ class Blk(Device):
         """A slow disk says so."""
         return f"each request {self.image.delay_ns / 1000:g} us longer" if self.image.delay_ns else ""
 
+    def resize(self, native: Any, size_bytes: int) -> None:
+        """Image and C core; under the big lock, so that a request sees the old size or the new one."""
+        self.image.resize(size_bytes)
+        native.blk.sectors = self.image.sectors
+
     def close(self) -> None:
         """Close the image."""
         self.image.close()
