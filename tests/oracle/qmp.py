@@ -24,8 +24,9 @@ class Qmp:
 
     def command(self, name: str, **arguments: Any) -> Any:
         """Do one command and return what it answered; events that come in between are dropped."""
+        request = {"execute": name} | ({"arguments": arguments} if arguments else {})
         try:
-            self._connection.sendall(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
             raise QmpError(f"{name}: {error}") from error
         while True:
