@@ -1,6 +1,6 @@
 """What is done on both machines? Scenarios: steps of the guest's driver in the words of steps.py, and acts of the host.
 
-The host's acts are `stop`, `cont`, `system_reset` and `resize`, of the disk; `start STEP` tells the guest a step and does
+The host acts by `stop`, `cont`, `system_reset` and `resize` (of the disk); `start STEP` tells the guest a step and does
 not wait for it, `finish` does. Each scenario has a machine of its own, with BAR0 placed and nothing else done.
 """
 
