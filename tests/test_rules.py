@@ -406,6 +406,16 @@ def test_r14_every_run_is_an_event(boot: Boot) -> None:
     assert {e["by"] for e in runs} == {"iothread", "trap"}
 
 
+def test_r15_after_a_failed_deassign_nothing_is_said_to_be_assigned(boot: Boot) -> None:
+    """R15: the queue has no owner, no eventfd and no port any more; what KVM still has is told by the kept error."""
+    vm = boot("blk")
+    vm.guest.pci_write(0x10, 4, 0xD000)
+    vm.guest.port_out(0xD000 + Register.STATUS, 1, NEGOTIATED)
+    notifier = vm.proxy.queues[0].notifier
+    assert (notifier.owner, notifier.fd, notifier.port) == ("none", None, None)
+    assert len(vm.proxy.notifiers.errors) == 1
+
+
 def test_r15_a_failed_deassign_is_shown_and_not_drained(boot: Boot) -> None:
     """R15: somebody deassigned behind our back: no test-and-clear, no close; the fd goes with the device."""
     vm = boot("blk")

@@ -304,6 +304,7 @@ class HostNotifiers:
             self.errors.append(error)
             self._stranded.append(fd)
             vq.notifier_fd = -1
+            self._ports.pop(queue, None)
         self._feed.emit(Kind.DEASSIGN, queue, port, queue, fd, error_number)
         return not error_number
 
