@@ -25,6 +25,7 @@ SABOTAGE = {
     "used-idx": r"\d+ served, |\d+ chains taken",
     "inuse": "inuse 1, but 0 chains",
     "lost-kick": "kicks trapped",
+    "interrupt": r"1 interrupts, 0 due|2 interrupts, 1 due",
     "mended": "broken is 0",
     "pending": "is pending, with nothing that holds it back",
 }

@@ -18,6 +18,8 @@ static void sabotage(unsigned queue)
         vq->inuse++;
     else if (!strcmp(run.sabotage, "lost-kick"))
         vq->trapped--;
+    else if (!strcmp(run.sabotage, "interrupt"))
+        vq->interrupts++;
     else if (!strcmp(run.sabotage, "mended"))
         w.device->broken = 0;
     else if (!strcmp(run.sabotage, "pending"))
@@ -103,6 +105,19 @@ void check_all(void)
 
 /* -- one run of a queue, held against the model ------------------------------------------------------------------------ */
 
+/* One interrupt for a run that served something, unless the driver does not want it; EVENT_IDX has its own tests. */
+static void check_interrupt(unsigned queue, const before_run *before, bool served)
+{
+    const lk_vq *vq = &w.device->vq[queue];
+    uint16_t avail[2]; /* flags, idx */
+    load(vq->avail, avail, sizeof avail);
+    bool emptied = !vq->inuse && avail[1] == vq->last_avail && w.device->guest_features >> FEATURE_NOTIFY_ON_EMPTY & 1;
+    bool due = served && (!(avail[0] & AVAIL_NO_INTERRUPT) || emptied);
+    if (!(w.device->guest_features >> FEATURE_EVENT_IDX & 1))
+        expect(vq->interrupts == before->interrupts + due, "queue %u: %lu interrupts, %u due", queue,
+               vq->interrupts - before->interrupts, due);
+}
+
 static void check_served(unsigned queue, const before_run *before)
 {
     const lk_vq *vq = &w.device->vq[queue];
@@ -119,6 +134,7 @@ static void check_served(unsigned queue, const before_run *before)
     load(used + 2, &idx, sizeof idx);
     expect(!served || idx == vq->used_idx, "queue %u: used.idx is %u in memory, %u in the device", queue, idx,
            vq->used_idx);
+    check_interrupt(queue, before, served);
     if (served && w.kind->number == DEVICE_BLK)
         expect(w.guest[foreseen.last_byte] <= BLK_S_UNSUPP, "no status in the last request's last byte");
     run.served += served;
@@ -140,7 +156,7 @@ before_run begin_run(unsigned queue)
 {
     const lk_vq *vq = &w.device->vq[queue % QUEUE_MAX];
     foresee(queue, &foreseen);
-    return (before_run){vq->used_idx, vq->runs};
+    return (before_run){vq->used_idx, vq->runs, vq->interrupts};
 }
 
 void end_run(unsigned queue, const before_run *before, int ran)

@@ -3,7 +3,7 @@
  *   core_fuzz [--seed N] [--steps N] [--kind NAME] [--trace] [--sabotage WHAT]
  *
  * The same arguments do the same. --sabotage does a deliberate wrong after a run, which must be reported: overrun,
- * stray, used-idx, inuse, lost-kick, mended, pending. --kinds lists the kinds of device. */
+ * stray, used-idx, inuse, lost-kick, interrupt, mended, pending. --kinds lists the kinds of device. */
 #include "fuzz.h"
 #include <sanitizer/common_interface_defs.h>
 #include <stdarg.h>
@@ -135,7 +135,8 @@ static void move_ring(void)
 
 static void features(void)
 {
-    w.device->guest_features = (uint32_t)(one_in(2) << FEATURE_INDIRECT_DESC | one_in(2) << FEATURE_NOTIFY_ON_EMPTY);
+    w.device->guest_features = (uint32_t)(one_in(2) << FEATURE_INDIRECT_DESC | one_in(2) << FEATURE_NOTIFY_ON_EMPTY |
+                                          one_in(3) << FEATURE_EVENT_IDX);
 }
 
 static void reset(void)

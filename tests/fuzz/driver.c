@@ -156,8 +156,9 @@ void driver_add(unsigned queue)
     }
     driver->free = (uint16_t)((driver->free + count) % vq->num);
     publish(queue, head);
-    uint16_t flags = one_in(4) ? AVAIL_NO_INTERRUPT : 0;
+    uint16_t flags = one_in(4) ? AVAIL_NO_INTERRUPT : 0, used_event = (uint16_t)(driver->idx + below(4) - 2);
     store(avail_gpa(queue), &flags, sizeof flags);
+    store(avail_gpa(queue) + 4 + 2u * vq->num, &used_event, sizeof used_event);
 }
 
 /* An empty ring at `pfn`, as far as there is RAM. Half of them are about to wrap: indices near 65535, as a machine that

@@ -135,7 +135,7 @@ extern progress run;
 
 typedef struct {
     uint16_t used_idx;
-    uint64_t runs;
+    uint64_t runs, interrupts;
 } before_run;
 
 before_run begin_run(unsigned queue);

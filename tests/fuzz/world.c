@@ -1,8 +1,6 @@
 /* What can a device reach? Guest RAM between two edges that are poisoned, with a copy of what must be in it. */
 #include "fuzz.h"
 #include <sanitizer/asan_interface.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <sys/eventfd.h>
 
 #define EDGE 0xc5
