@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-C_FILES = $(shell find labkit/native guests -name '*.[ch]' ! -name '_core.c')
+C_FILES = $(shell find labkit/native guests tests -name '*.[ch]' ! -name '_core.c')
 
 # A target runs with the packages of .venv, never with the caller's.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab install test check format asan fidelity notebooks bench lock clean FORCE
+.PHONY: help lab install test check fuzz format asan fidelity notebooks bench lock clean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -91,10 +91,13 @@ check: install  ## lint, types and compiler warnings only
 	layout="$$($(BIN)/ruff format --check . 2>&1)" || { echo "$$layout (mend: make format)"; failed=1; }; \
 	$(BIN)/mypy --no-error-summary || failed=1; \
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES) || { echo "C layout differs (mend: make format)"; failed=1; }; \
-	for source in $(filter labkit/native/%.c,$(C_FILES)); do \
+	for source in $(filter labkit/native/%.c tests/%.c,$(C_FILES)); do \
 		$(STRICT_CC) -c -o /dev/null $$source || failed=1; \
 	done; \
 	test -z "$$failed" && echo "lint: clean"
+
+fuzz: install  ## the fuzz tests with far more steps, a line for each part (about ten minutes)
+	@LABKIT_FUZZ=1 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 --timeout=1800 tests/test_fuzz_*.py
 
 format: install  ## put Python and C into the house's layout
 	@$(BIN)/ruff check --quiet --select I --fix .

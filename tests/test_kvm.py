@@ -1,4 +1,7 @@
-"""Does the KVM back end say what the kernel said? Each failure with its ioctl, its errno, and how to mend it."""
+"""Does the KVM back end say what the kernel said? Each failure with its ioctl, its errno, and how to mend it.
+
+What KVM_IOEVENTFD promises is in test_ioeventfd.py.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,6 @@ from labkit import HostError, Machine
 from labkit.cpu import kvm
 
 Boot = Callable[..., Machine]
-KICK = (0xC110, 2, 7)  # a port nobody uses, width, value
-
-
-@pytest.fixture
-def fd() -> int:
-    """An eventfd that the test's machine may keep; the leak check of `boot` closes around it."""
-    return os.eventfd(0, os.EFD_CLOEXEC)
 
 
 def test_a_missing_device_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -71,63 +67,6 @@ def test_a_kernel_without_an_io_apic_says_what_does_without(monkeypatch: pytest.
     with pytest.raises(HostError, match=r'KVM_CREATE_IRQCHIP: ENOTTY.*irq="msix"'):
         labkit.boot("blk", irq="intx")
     labkit.boot("blk").close()
-
-
-def test_a_tuple_can_be_assigned_once(boot: Boot, fd: int) -> None:
-    """A duplicate assign is EEXIST; after the deassign the tuple is free again."""
-    cpu = boot("null")._board.cpu
-    cpu.assign(*KICK, fd)
-    with pytest.raises(HostError, match="KVM_IOEVENTFD: EEXIST"):
-        cpu.assign(*KICK, fd)
-    cpu.deassign(*KICK, fd)
-    cpu.assign(*KICK, fd)
-    cpu.deassign(*KICK, fd)
-    os.close(fd)
-
-
-def test_deassign_must_name_the_same_tuple(boot: Boot, fd: int) -> None:
-    """Deassigning twice, with another fd or another value, is ENOENT."""
-    cpu, other = boot("null")._board.cpu, os.eventfd(0)
-    cpu.assign(*KICK, fd)
-    for wrong in ((*KICK, other), (*KICK[:2], 8, fd), (KICK[0], 4, KICK[2], fd)):
-        with pytest.raises(HostError, match="ENOENT"):
-            cpu.deassign(*wrong)
-    cpu.deassign(*KICK, fd)
-    with pytest.raises(HostError, match="ENOENT"):
-        cpu.deassign(*KICK, fd)
-    os.close(fd)
-    os.close(other)
-
-
-@pytest.mark.parametrize(("length", "name"), [(3, "EINVAL"), (0, "EINVAL")])
-def test_a_bad_length_is_refused(boot: Boot, fd: int, length: int, name: str) -> None:
-    """Lengths the kernel does not match are EINVAL."""
-    with pytest.raises(HostError, match=name):
-        boot("null")._board.cpu.assign(KICK[0], length, 0, fd)
-    os.close(fd)
-
-
-def test_not_an_eventfd(boot: Boot) -> None:
-    """A closed fd is EBADF, an fd of another kind EINVAL."""
-    cpu = boot("null")._board.cpu
-    with open("/dev/null") as null, pytest.raises(HostError, match="EINVAL"):
-        cpu.assign(*KICK, null.fileno())
-    with pytest.raises(HostError, match="EBADF"):
-        cpu.assign(*KICK, 10**6)
-
-
-def test_close_without_deassign_does_not_unregister(boot: Boot, fd: int) -> None:
-    """KVM keeps its own reference: the kick is swallowed, and the tuple is taken."""
-    vm = boot("null", ioeventfd=False)
-    port = vm.proxy.notify_base + 16
-    vm._board.cpu.assign(port, 2, 0, fd)
-    os.close(fd)
-    vm.guest.kick()
-    assert vm.proxy.queues[0].notifier.trapped == 0
-    again = os.eventfd(0)
-    with pytest.raises(HostError, match="EEXIST"):
-        vm._board.cpu.assign(port, 2, 0, again)
-    os.close(again)
 
 
 def test_every_capability_that_is_required_is_there(boot: Boot) -> None:

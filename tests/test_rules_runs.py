@@ -194,6 +194,17 @@ def test_r15_a_failed_deassign_is_shown_and_not_drained(boot: Boot, revision: st
     assert os.fstat(fd)
 
 
+@revisions(*THEN)
+def test_r15_after_a_failed_deassign_nothing_is_said_to_be_assigned(boot: Boot, revision: str) -> None:
+    """R15: the queue has no owner, no eventfd and no port any more; what KVM still has is told by the kept error."""
+    vm = boot("blk", revision=revision)
+    vm.guest.pci_write(0x10, 4, 0xD000)
+    vm.guest.port_out(0xD000 + Register.STATUS, 1, NEGOTIATED)
+    notifier = vm.proxy.queues[0].notifier
+    assert (notifier.owner, notifier.fd, notifier.port) == ("none", None, None)
+    assert len(vm.proxy.notifiers.errors) == 1
+
+
 @revisions()
 def test_r15_a_fault_on_demand_leaves_the_registration(boot: Boot, revision: str) -> None:
     """R15: the deassign is made to fail: KVM was not asked, so the next START finds its tuple taken, and rolls back."""

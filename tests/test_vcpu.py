@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from labkit import GuestError, Machine
+from labkit.abi import PORT_CONSOLE, Command
 from labkit.cpu.entry import lab_entry
 from labkit.cpu.kvm import Kvm, KvmVcpu
 from labkit.loader import lab_guest
@@ -16,6 +17,7 @@ from labkit.native import ffi, lib
 Boot = Callable[..., Machine]
 IMMEDIATE_EXIT = 1  # offset in struct kvm_run
 NO_SUCH_IOCTL = 0
+NOBODY_THERE = 0x700  # a port that reads all ones
 
 
 @pytest.fixture
@@ -59,6 +61,17 @@ def test_a_reset_while_paused_shows_the_entry(boot: Boot) -> None:
         assert (registers["rip"], registers["rdi"]) == (lab_guest("agent").entry, index)
     vm.resume()
     assert vm.guest.read(0).startswith(b"labkit")
+
+
+def test_a_step_posted_before_the_new_guest_parks_is_done_by_it(boot: Boot) -> None:
+    """Reset while paused: a step posted before the vCPU has loaded its state is not taken by the guest that is gone."""
+    vm = boot("null", irq="poll")
+    vm.guest.port_in(NOBODY_THERE, 1)
+    vm.pause()
+    vm.reset()
+    vm.guest._post(Command.PORT_IN, (PORT_CONSOLE, 1), 0)
+    vm.resume()
+    assert vm.guest._result(Command.PORT_IN, 0, 5.0)[0] == PORT_CONSOLE
 
 
 def test_state_that_cannot_be_loaded_is_one_crash(boot: Boot) -> None:

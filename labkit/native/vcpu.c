@@ -253,7 +253,8 @@ static uint32_t park(lk_vcpu *vcpu)
             break;
     }
     sync->resting = 0;
-    uint32_t command = sync->asked == ASK_RUN ? sync->command : CMD_NONE;
+    int goes_on = sync->asked == ASK_RUN && !sync->load_count; /* or the step would go to a guest that is gone */
+    uint32_t command = goes_on ? sync->command : CMD_NONE;
     if (command) {
         sync->command = 0;
         sync->busy = 1;

@@ -120,7 +120,7 @@ class HostNotifier:
 
     def strand(self) -> int:
         """Forget the eventfd without closing it; it is the caller's."""
-        fd, self._vq.notifier_fd = self.fd, NO_FD
+        fd, self._vq.notifier_fd, self.port = self.fd, NO_FD, None
         return fd
 
 

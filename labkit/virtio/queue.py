@@ -61,7 +61,7 @@ class Notifier:
 
     @property
     def signalled(self) -> int:
-        """Kicks that came through the eventfd. trapped + signalled + pending = kicks made."""
+        """Kicks that came through the eventfd. With nothing pending, trapped + signalled = kicks made."""
         return int(self._vq.signalled)
 
     @property
