@@ -199,6 +199,7 @@ class Board:
 
     def hand_over(self, queues: Sequence[int] | None) -> None:
         """A backend takes queues (R9)."""
+        self._check_plugged()
         with self.locked():
             self.proxy.backend.take(queues)
 

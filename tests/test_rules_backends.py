@@ -230,6 +230,21 @@ def test_a_backend_takes_what_there_is(boot: Boot) -> None:
     assert vm.proxy.queues[0].notifier.owner == "vmm"
 
 
+def test_a_backend_needs_a_device(boot: Boot) -> None:
+    """Pulled out, the device has no queues to take; put back, it has, and a backend that had them has none."""
+    vm = boot("blk")
+    vm.hand_over()
+    vm.unplug()
+    assert vm.backend.has == []
+    with pytest.raises(UsageError, match="unplugged"):
+        vm.hand_over()
+    vm.plug()
+    vm.guest.negotiate(driver_ok=True)
+    vm.hand_over()
+    vm.guest.read(0)
+    assert vm.backend.requests(0) == 1
+
+
 def test_the_backend_says_what_it_has(boot: Boot) -> None:
     """Its view: what it wants, what it has, what it has done."""
     vm = boot("blk")

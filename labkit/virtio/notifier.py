@@ -309,7 +309,8 @@ class HostNotifiers:
 
     def _look_for_kicks(self) -> None:
         """Does the core leave a trapped kick to the rules? Only while it would start something."""
-        self._device.starts_on_kick = self._starts_on_kick and self._may_start() and not self._gave_up
+        may = self._may_start() and self.running and not self._gave_up
+        self._device.starts_on_kick = self._starts_on_kick and may
 
     # -- START and STOP ------------------------------------------------------------------------------------------------
 
