@@ -18,16 +18,13 @@ import pytest
 from fuzzing import PROGRAMS, build, much, report
 from rings import MEMORY_BYTES, RING_PFN, Rig
 
-from labkit.abi import NUMBERS, SECTOR_BYTES, Feature
+from labkit.abi import SECTOR_BYTES, Feature
 from labkit.native import ffi, lib
 from labkit.virtio.backends.image import Image
-from labkit.virtio.devices.base import Device
 
 NUM = 128
 DISK_SECTORS = 1 << 15
 TRANSFERS = much(200_000, 10_000_000)
-EVENT_IDX = 1 << NUMBERS["FEATURE_EVENT_IDX"]
-event_idx_offered = bool(Device().host_features() & EVENT_IDX)  # with it the test covers both ways, without it one
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,10 +59,13 @@ class Process:
         assert lib.lk_loop_attach(self.loop, device, 0, self.kick) == 0
         assert lib.lk_loop_start(self.loop, b"iothread") == 0
 
-    def drive(self, transfers: int, *, seed: int, indirect: bool, event_idx: bool) -> subprocess.CompletedProcess[str]:
+    def drive(
+        self, transfers: int, *, seed: int, indirect: bool, event_idx: bool, suppress: bool
+    ) -> subprocess.CompletedProcess[str]:
         """Run the driver to its end; then stop the iothread, and what it was doing is done."""
         rig = self.rig
-        rig.device.guest_features = (Feature.INDIRECT_DESC if indirect else 0) | (EVENT_IDX if event_idx else 0)
+        rig.accept(*[Feature.INDIRECT_DESC] * indirect, *[Feature.EVENT_IDX] * event_idx)
+        rig.device.suppress = suppress
         fds = {"ram": rig.memory.fd, "kick": self.kick, "call": self.call}
         numbers = {"ram-bytes": MEMORY_BYTES, "pfn": RING_PFN, "num": NUM, "sectors": DISK_SECTORS, "seed": seed}
         options = {"transfers": transfers, "indirect": int(indirect), "event-idx": int(event_idx)}
@@ -101,24 +101,29 @@ def count(fd: int) -> int:
         return 0
 
 
-@pytest.mark.parametrize("event_idx", [False, True] if event_idx_offered else [False])
+@pytest.mark.parametrize("suppress", [False, True])
+@pytest.mark.parametrize("event_idx", [False, True])
 @pytest.mark.parametrize("indirect", [False, True])
-def test_every_transfer_between_two_processes_arrives(process: Process, indirect: bool, event_idx: bool) -> None:
+def test_every_transfer_between_two_processes_arrives(
+    process: Process, indirect: bool, event_idx: bool, suppress: bool
+) -> None:
     """Each read brings its own sector; kicks and calls are counted alike on both sides; nothing is left over."""
     start = time.monotonic()
-    done = process.drive(TRANSFERS, seed=1, indirect=indirect, event_idx=event_idx)
+    done = process.drive(TRANSFERS, seed=1, indirect=indirect, event_idx=event_idx, suppress=suppress)
     seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
     said = {name: int(number) for number, name in re.findall(r"(\d+) ([a-z]+)", done.stdout)}
     vq = process.rig.vq
     assert said["transfers"] == vq.requests == TRANSFERS
     assert said["kicks"] == vq.signalled + count(process.kick)
+    assert said["kicks"] < TRANSFERS, "a kick is for all that was published with it"
+    assert (said["spared"] > 0) == (event_idx or suppress), "a device that is at work asks for none"
     assert said["calls"] + count(process.call) == vq.interrupts
     assert (vq.inuse, process.rig.device.broken) == (0, 0)
     assert vq.used_idx == vq.last_avail == process.rig.ring.used_idx == TRANSFERS % (1 << 16)
     assert TRANSFERS > 3 << 16, "the indices wrapped"
     report(
-        f"rings: indirect {indirect}, EVENT_IDX {event_idx}: {done.stdout.strip()}; "
+        f"rings: indirect {indirect}, EVENT_IDX {event_idx}, suppress {suppress}: {done.stdout.strip()}; "
         f"{TRANSFERS >> 16} wraps; {TRANSFERS / seconds:,.0f} transfers/s"
     )
 
@@ -126,6 +131,6 @@ def test_every_transfer_between_two_processes_arrives(process: Process, indirect
 def test_a_wrong_sector_is_noticed(process: Process) -> None:
     """The driver can fail: one word of the disk is not what it should be."""
     os.pwrite(process.rig.image.fd, b"\xff", 5 * SECTOR_BYTES + 100)
-    done = process.drive(2 * DISK_SECTORS * 8, seed=1, indirect=False, event_idx=False)
+    done = process.drive(2 * DISK_SECTORS * 8, seed=1, indirect=False, event_idx=False, suppress=False)
     assert done.returncode == 1
     assert "the data are not the sector's" in done.stderr
