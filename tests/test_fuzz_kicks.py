@@ -96,7 +96,7 @@ def tell(what: str, kickers: Kickers, times: int, since: float) -> None:
 @each_revision
 @pytest.mark.parametrize(("device", "kicks"), [("null", much(100_000, 10_000_000)), ("blk", much(100_000, 2_000_000))])
 def test_no_kick_is_lost_between_trap_and_eventfd(boot: Boot, device: str, kicks: int, revision: str) -> None:
-    """One vCPU kicks one queue with nothing in its ring; START and STOP go on meanwhile."""
+    """ioeventfd: assign and deassign against a kicking vCPU: by trap + by eventfd = made by the guest."""
     vm = boot(device, ioeventfd=True, irq="poll", revision=revision)
     since, kickers = time.monotonic(), Kickers(vm, [0], kicks)
     times = start_and_stop(vm, kickers, seed=1)
@@ -109,7 +109,7 @@ def test_no_kick_is_lost_between_trap_and_eventfd(boot: Boot, device: str, kicks
 @each_revision
 @pytest.mark.parametrize("queues", [[0, 1], [0, 0]], ids=["two queues", "one queue"])
 def test_no_kick_of_two_vcpus_is_lost(boot: Boot, queues: list[int], revision: str) -> None:
-    """Two vCPUs kick at once, each its own queue or both the same."""
+    """ioeventfd: assign and deassign against two vCPUs that kick, each its own queue or both the same."""
     vm = boot("null", queues=2, vcpus=2, ioeventfd=True, irq="poll", revision=revision)
     since, kickers = time.monotonic(), Kickers(vm, queues, much(50_000, 1_000_000))
     times = start_and_stop(vm, kickers, seed=2)
@@ -120,7 +120,7 @@ def test_no_kick_of_two_vcpus_is_lost(boot: Boot, queues: list[int], revision: s
 
 @each_revision
 def test_no_kick_is_lost_over_pause_and_resume(boot: Boot, revision: str) -> None:
-    """The same with the whole machine paused and resumed: the vCPU leaves the guest in the middle of its kicks."""
+    """ioeventfd: the same with the whole machine paused and resumed: the vCPU leaves in the middle of its kicks."""
     vm = boot("null", ioeventfd=True, irq="poll", revision=revision)
     since, kickers, times = time.monotonic(), Kickers(vm, [0], much(20_000, 1_000_000)), 0
     while kickers.going_on():
@@ -133,7 +133,7 @@ def test_no_kick_is_lost_over_pause_and_resume(boot: Boot, revision: str) -> Non
 
 
 def test_a_kick_left_in_the_eventfd_is_counted_as_pending(boot: Boot) -> None:
-    """What nobody has read yet is neither lost nor counted twice when it is read."""
+    """ioeventfd: a kick that nobody has read yet is neither lost nor counted twice when it is read."""
     vm = boot("null", ioeventfd=True, irq="poll")
     vm.guest.kick()
     with vm._board.locked():  # the iothread cannot take them
@@ -145,7 +145,7 @@ def test_a_kick_left_in_the_eventfd_is_counted_as_pending(boot: Boot) -> None:
 
 
 def test_the_count_can_be_wrong(boot: Boot) -> None:
-    """A kick too few is noticed: the check of these tests can fail."""
+    """ioeventfd: a kick too few is noticed: the check of these tests can fail."""
     vm = boot("null", ioeventfd=True, irq="poll")
     kickers = Kickers(vm, [0], 1000)
     while kickers.going_on():

@@ -107,7 +107,10 @@ def count(fd: int) -> int:
 def test_every_transfer_between_two_processes_arrives(
     process: Process, indirect: bool, event_idx: bool, suppress: bool
 ) -> None:
-    """Each read brings its own sector; kicks and calls are counted alike on both sides; nothing is left over."""
+    """vringh_test: transfers between two processes, also --indirect and --eventidx, indices wrapping through 65535.
+
+    Each read brings its own sector; kicks and calls are counted alike on both sides; nothing is left over.
+    """
     start = time.monotonic()
     done = process.drive(TRANSFERS, seed=1, indirect=indirect, event_idx=event_idx, suppress=suppress)
     seconds = time.monotonic() - start
@@ -129,7 +132,7 @@ def test_every_transfer_between_two_processes_arrives(
 
 
 def test_a_wrong_sector_is_noticed(process: Process) -> None:
-    """The driver can fail: one word of the disk is not what it should be."""
+    """vringh_test: the driver can fail: one word of the disk is not what it should be."""
     os.pwrite(process.rig.image.fd, b"\xff", 5 * SECTOR_BYTES + 100)
     done = process.drive(2 * DISK_SECTORS * 8, seed=1, indirect=False, event_idx=False, suppress=False)
     assert done.returncode == 1

@@ -88,7 +88,7 @@ def said(result: int) -> str:
 
 
 def test_assign_and_deassign(ioeventfd: Ioeventfds, fd: int) -> None:
-    """Assign: the exact write signals the eventfd and no longer leaves the guest; deassign undoes it."""
+    """ioeventfd: assign: the exact write signals the eventfd and no longer leaves the guest; deassign undoes it."""
     guest, notifier = ioeventfd.vm.guest, ioeventfd.vm.proxy.queues[0].notifier
     port = ioeventfd.vm.proxy.notify_base + Register.QUEUE_NOTIFY
     assert ioeventfd(fd, port=port, value=0) == 0
@@ -101,7 +101,7 @@ def test_assign_and_deassign(ioeventfd: Ioeventfds, fd: int) -> None:
 
 @pytest.mark.parametrize(("port", "length", "value"), [(PORT, 2, VALUE + 1), (PORT, 1, VALUE), (PORT + 1, 2, VALUE)])
 def test_another_write_does_not_signal(ioeventfd: Ioeventfds, fd: int, port: int, length: int, value: int) -> None:
-    """Address, length and value are matched exactly."""
+    """ioeventfd: address, length and value are matched exactly."""
     assert ioeventfd(fd) == 0
     ioeventfd.vm.guest.port_out(port, length, value)
     assert count(fd) == 0
@@ -110,7 +110,7 @@ def test_another_write_does_not_signal(ioeventfd: Ioeventfds, fd: int, port: int
 
 
 def test_a_wildcard_takes_every_value(ioeventfd: Ioeventfds, fd: int) -> None:
-    """Without DATAMATCH any value of that length signals."""
+    """ioeventfd: without DATAMATCH any value of that length signals."""
     assert ioeventfd(fd, flags=0) == 0
     for value in (0, VALUE, 0xFFFF):
         ioeventfd.vm.guest.port_out(PORT, 2, value)
@@ -118,7 +118,7 @@ def test_a_wildcard_takes_every_value(ioeventfd: Ioeventfds, fd: int) -> None:
 
 
 def test_length_zero_takes_every_length(ioeventfd: Ioeventfds, fd: int) -> None:
-    """A wildcard of length 0 signals for writes of any length."""
+    """ioeventfd: a wildcard of length 0 signals for writes of any length."""
     assert ioeventfd(fd, length=0, flags=0) == 0
     for width in (1, 2, 4):
         ioeventfd.vm.guest.port_out(PORT, width, VALUE)
@@ -129,7 +129,7 @@ def test_length_zero_takes_every_length(ioeventfd: Ioeventfds, fd: int) -> None:
 
 
 def test_a_duplicate_is_refused(ioeventfd: Ioeventfds, fd: int, other: int) -> None:
-    """Duplicate: the same tuple again is EEXIST, with the same eventfd or another; once deassigned it is free."""
+    """ioeventfd: duplicate: the same tuple again is EEXIST, whatever the eventfd; once deassigned it is free."""
     assert ioeventfd(fd) == 0
     assert [said(ioeventfd(each)) for each in (fd, other)] == ["EEXIST", "EEXIST"]
     assert ioeventfd(fd, flags=DATAMATCH | DEASSIGN) == 0
@@ -137,7 +137,7 @@ def test_a_duplicate_is_refused(ioeventfd: Ioeventfds, fd: int, other: int) -> N
 
 
 def test_a_wildcard_and_a_value_collide(ioeventfd: Ioeventfds, fd: int, other: int) -> None:
-    """Wildcard over datamatch, and datamatch over wildcard: EEXIST, whichever was first."""
+    """ioeventfd: wildcard collision: over a value, and a value over it: EEXIST, whichever was first."""
     for first, second in ((DATAMATCH, 0), (0, DATAMATCH)):
         assert ioeventfd(fd, flags=first) == 0
         assert said(ioeventfd(other, flags=second)) == "EEXIST"
@@ -145,7 +145,7 @@ def test_a_wildcard_and_a_value_collide(ioeventfd: Ioeventfds, fd: int, other: i
 
 
 def test_values_do_not_collide(ioeventfd: Ioeventfds, fd: int, other: int) -> None:
-    """Another value at the same address is another tuple: one for each queue."""
+    """ioeventfd: another value at the same address is another tuple: one for each queue."""
     assert ioeventfd(fd) == 0
     assert ioeventfd(other, value=VALUE + 1) == 0
     ioeventfd.vm.guest.port_out(PORT, 2, VALUE + 1)
@@ -153,7 +153,7 @@ def test_values_do_not_collide(ioeventfd: Ioeventfds, fd: int, other: int) -> No
 
 
 def test_another_length_at_the_same_address_is_allowed(ioeventfd: Ioeventfds, fd: int, other: int) -> None:
-    """The same address and value with another length does not collide, and each write finds its own."""
+    """ioeventfd: the same address and value with another length does not collide, and each write finds its own."""
     assert ioeventfd(fd, length=2) == 0
     assert ioeventfd(other, length=4) == 0
     ioeventfd.vm.guest.port_out(PORT, 4, VALUE)
@@ -161,7 +161,7 @@ def test_another_length_at_the_same_address_is_allowed(ioeventfd: Ioeventfds, fd
 
 
 def test_length_zero_collides_with_every_length(ioeventfd: Ioeventfds, fd: int, other: int) -> None:
-    """Length 0 stands for all lengths, so it is EEXIST where one is taken."""
+    """ioeventfd: length 0 stands for all lengths, so it is EEXIST where one is taken."""
     assert ioeventfd(fd, length=2) == 0
     assert said(ioeventfd(other, length=0, flags=0)) == "EEXIST"
 
@@ -172,39 +172,39 @@ def test_length_zero_collides_with_every_length(ioeventfd: Ioeventfds, fd: int, 
 @pytest.mark.parametrize("length", [3, 5, 6, 7, 9, 16])
 @pytest.mark.parametrize("flags", [DATAMATCH, 0])
 def test_a_bad_length_is_refused(ioeventfd: Ioeventfds, fd: int, length: int, flags: int) -> None:
-    """Bad length: 3 and whatever else is not 0, 1, 2, 4 or 8 is EINVAL."""
+    """ioeventfd: bad length: 3 and whatever else is not 0, 1, 2, 4 or 8 is EINVAL."""
     assert said(ioeventfd(fd, length=length, flags=flags)) == "EINVAL"
 
 
 def test_length_zero_with_a_value_is_refused(ioeventfd: Ioeventfds, fd: int) -> None:
-    """Length 0 with DATAMATCH: no length to compare the value in, EINVAL."""
+    """ioeventfd: length 0 with DATAMATCH: no length to compare the value in, EINVAL."""
     assert said(ioeventfd(fd, length=0)) == "EINVAL"
 
 
 def test_a_closed_fd_is_refused(ioeventfd: Ioeventfds) -> None:
-    """Closed fd: EBADF, on assign and on deassign."""
+    """ioeventfd: closed fd: EBADF, on assign and on deassign."""
     assert said(ioeventfd(MISSING_FD)) == "EBADF"
     assert said(ioeventfd(MISSING_FD, flags=DATAMATCH | DEASSIGN)) == "EBADF"
 
 
 def test_something_that_is_no_eventfd_is_refused(ioeventfd: Ioeventfds) -> None:
-    """Not an eventfd: EINVAL."""
+    """ioeventfd: not an eventfd: EINVAL."""
     with open("/dev/null") as null:
         assert said(ioeventfd(null.fileno())) == "EINVAL"
 
 
 def test_unknown_flags_are_refused(ioeventfd: Ioeventfds, fd: int) -> None:
-    """A flag the kernel does not know: EINVAL, so a typo in a flag is noticed."""
+    """ioeventfd: a flag the kernel does not know: EINVAL, so a typo in a flag is noticed."""
     assert said(ioeventfd(fd, flags=DATAMATCH | 1 << 10)) == "EINVAL"
 
 
 def test_an_address_that_wraps_is_refused(ioeventfd: Ioeventfds, fd: int) -> None:
-    """A range past the end of 64-bit addresses: EINVAL."""
+    """ioeventfd: a range past the end of 64-bit addresses: EINVAL."""
     assert said(ioeventfd(fd, port=(1 << 64) - 1)) == "EINVAL"
 
 
 def test_a_refused_assign_leaves_nothing(ioeventfd: Ioeventfds, fd: int) -> None:
-    """After refusals of every kind the tuple is free, and no fd was opened."""
+    """ioeventfd: after refusals of every kind the tuple is free, and no fd was opened."""
     files = len(os.listdir("/proc/self/fd"))
     for wrong in ({"length": 3}, {"length": 0}, {"flags": DATAMATCH | 1 << 10}, {"port": (1 << 64) - 1}):
         assert ioeventfd(fd, **wrong) != 0
@@ -216,14 +216,14 @@ def test_a_refused_assign_leaves_nothing(ioeventfd: Ioeventfds, fd: int) -> None
 
 
 def test_deassign_twice(ioeventfd: Ioeventfds, fd: int) -> None:
-    """Deassign twice: the second is ENOENT."""
+    """ioeventfd: deassign twice: the second is ENOENT."""
     assert ioeventfd(fd) == 0
     assert ioeventfd(fd, flags=DATAMATCH | DEASSIGN) == 0
     assert said(ioeventfd(fd, flags=DATAMATCH | DEASSIGN)) == "ENOENT"
 
 
 def test_deassign_names_the_whole_tuple(ioeventfd: Ioeventfds, fd: int, other: int) -> None:
-    """Wrong fd, value, length, port or a wildcard for a value: ENOENT, and the right one is still assigned."""
+    """ioeventfd: wrong fd, value, length or port, or a wildcard for a value: ENOENT; the right one stays assigned."""
     assert ioeventfd(fd) == 0
     wrong: list[dict[str, int]] = [{"value": VALUE + 1}, {"length": 4}, {"port": PORT + 1}]
     answers = [said(ioeventfd(fd, flags=DATAMATCH | DEASSIGN, **fields)) for fields in wrong]
@@ -235,7 +235,7 @@ def test_deassign_names_the_whole_tuple(ioeventfd: Ioeventfds, fd: int, other: i
 
 
 def test_another_fd_of_the_same_eventfd_will_do(ioeventfd: Ioeventfds, fd: int) -> None:
-    """What is compared is the eventfd, not its number: a dup deassigns it."""
+    """ioeventfd: what is compared is the eventfd, not its number: a dup deassigns it."""
     again = os.dup(fd)
     assert ioeventfd(fd) == 0
     assert ioeventfd(again, flags=DATAMATCH | DEASSIGN) == 0
@@ -243,7 +243,7 @@ def test_another_fd_of_the_same_eventfd_will_do(ioeventfd: Ioeventfds, fd: int) 
 
 
 def test_close_while_assigned_swallows_the_kicks(ioeventfd: Ioeventfds, fd: int, other: int) -> None:
-    """Close without deassign: KVM keeps its own reference, kicks go nowhere, and there is no way back.
+    """ioeventfd: close while assigned: KVM keeps its own reference, kicks go nowhere, and there is no way back.
 
     Deassign with another eventfd is ENOENT, with the closed number EBADF, and the tuple stays taken: EEXIST.
     """
@@ -261,7 +261,7 @@ def test_close_while_assigned_swallows_the_kicks(ioeventfd: Ioeventfds, fd: int,
 
 
 def test_the_count_survives_a_deassign(ioeventfd: Ioeventfds, fd: int) -> None:
-    """What was signalled before the deassign stays in the eventfd: STOP can test and clear afterwards."""
+    """ioeventfd: what was signalled before the deassign stays in the eventfd: STOP can test and clear afterwards."""
     assert ioeventfd(fd) == 0
     ioeventfd.vm.guest.port_out(PORT, 2, VALUE)
     assert ioeventfd(fd, flags=DATAMATCH | DEASSIGN) == 0
@@ -269,7 +269,7 @@ def test_the_count_survives_a_deassign(ioeventfd: Ioeventfds, fd: int) -> None:
 
 
 def test_the_guest_is_not_held_by_a_full_eventfd(ioeventfd: Ioeventfds, fd: int) -> None:
-    """An eventfd at its limit takes no more, and the guest goes on all the same."""
+    """ioeventfd: an eventfd at its limit takes no more, and the guest goes on all the same."""
     full = (1 << 64) - 2
     os.eventfd_write(fd, full)
     assert ioeventfd(fd) == 0
@@ -279,7 +279,7 @@ def test_the_guest_is_not_held_by_a_full_eventfd(ioeventfd: Ioeventfds, fd: int)
 
 
 def test_the_registrations_go_with_the_vm(boot: Boot, fd: int) -> None:
-    """Closing the VM drops every registration: the eventfd is ours alone again, and a new VM can take it."""
+    """ioeventfd: closing the VM drops every registration: the eventfd is ours alone again, and a new VM can take it."""
     first = Ioeventfds(boot("null"))
     assert first(fd) == 0
     first.vm.close()
@@ -291,7 +291,7 @@ def test_the_registrations_go_with_the_vm(boot: Boot, fd: int) -> None:
 
 
 def test_the_back_end_names_the_call_and_the_errno(boot: Boot, fd: int) -> None:
-    """labkit.cpu.kvm says which ioctl failed and how."""
+    """ioeventfd: labkit.cpu.kvm says which ioctl failed and how."""
     cpu = boot("null")._board.cpu
     cpu.assign(PORT, 2, VALUE, fd)
     with pytest.raises(HostError, match="KVM_IOEVENTFD: EEXIST") as caught:
@@ -308,7 +308,7 @@ QUEUES = 6
 
 @pytest.mark.parametrize("failing", range(QUEUES))
 def test_a_failure_at_queue_k_leaves_the_baseline(boot: Boot, other: int, failing: int) -> None:
-    """The kernel refuses queue k of n: the fd count is the one before, and every other tuple is free."""
+    """ioeventfd: failure at queue k of n: the fd count is back at the baseline, and every other tuple is free."""
     vm = boot("null", queues=QUEUES, ioeventfd=True, irq="poll", bring_up=False)
     vm.guest.negotiate()
     cpu, port = vm._board.cpu, vm.proxy.notify_base + Register.QUEUE_NOTIFY
@@ -328,7 +328,7 @@ def test_a_failure_at_queue_k_leaves_the_baseline(boot: Boot, other: int, failin
 
 
 def test_start_and_stop_many_times_leave_the_baseline(boot: Boot) -> None:
-    """A hundred STARTs and STOPs open and close the same number of fds."""
+    """ioeventfd: a hundred STARTs and STOPs open and close the same number of fds."""
     vm = boot("null", queues=QUEUES, ioeventfd=True, irq="poll")
     with vm._board.locked():
         vm.proxy.notifiers.happens(Situation(Cause.PAUSE))
