@@ -108,9 +108,10 @@ asan: install  ## the C core with address and undefined-behaviour sanitizers, in
 	@rm -rf build/asan
 	@LABKIT_SANITIZE=1 $(BIN)/python -W ignore setup.py -q build --force --build-base build/asan-objects --build-lib build/asan
 
-fidelity: install  ## hold rules and QEMU to the tests, then write docs/fidelity.md and docs/rules.md
+fidelity: install  ## hold rules, checklist and QEMU to the tests, then write docs/fidelity.md and docs/rules.md
 	@$(BIN)/python tools/record_qemu.py
-	@$(BIN)/python -m pytest -q tests/test_rules_*.py tests/oracle
+	@$(BIN)/python -m pytest -q tests/test_rules_*.py tests/oracle tests/test_checklist*.py tests/test_ioeventfd.py \
+		tests/test_fuzz_kicks.py tests/test_fuzz_vring.py
 	@$(BIN)/python tools/fidelity.py
 
 notebooks: install  ## run the notebooks and store what they show (after a change that shows)

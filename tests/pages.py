@@ -17,6 +17,27 @@ from labkit import rules
 
 ROOT = Path(__file__).resolve().parent.parent
 FIDELITY, RULES = ROOT / "docs" / "fidelity.md", ROOT / "docs" / "rules.md"
+CHECKLIST = ("test_checklist*.py", "test_ioeventfd.py", "test_fuzz_kicks.py", "test_fuzz_vring.py")
+# What others test: the beginning of a test's docstring -> its lines, as far as labkit can have them.
+LINES = {
+    "basic": (),
+    "indirect": (),
+    "config": (),
+    "msix": (),
+    "intx": (),
+    "idx": (),
+    "nxvirtq": (),
+    "hotplug": (),
+    "libqos": ("STATUS reads 0 after a reset", "1, 3, 7 read back", "power of two"),
+    "scsi": ("avail.idx jumped by 2 * size", "broken until reset", "recovers"),
+    "virtio-net": ("send", "receive", "rx while stopped, then cont"),
+    "vhost-user": ("reads guest memory by memfd", "multiqueue"),
+    "ioeventfd": (
+        *("assign:", "duplicate", "wildcard collision", "deassign twice", "wrong fd", "bad length"),
+        *("close while assigned", "assign and deassign against a kicking vCPU", "failure at queue k"),
+    ),
+    "vringh_test": ("transfers between two processes", "--indirect", "--eventidx", "wrapping through 65535"),
+}
 _NODE = re.compile(r"^(?P<file>[^:\s]+\.py)::(?P<test>\w+)(?:\[(?P<id>.*)\])?$", re.MULTILINE)
 _RULE = re.compile(r"test_r(\d+)_")
 
@@ -83,8 +104,17 @@ def consequence_table(found: Iterable[Found]) -> str:
 
 
 def checklist_table(found: Iterable[Found]) -> str:
-    """A line of what others test, and the test here."""
-    return markdown(["line", "test"], ([test.keeps, _link(test)] for test in found))
+    """A line of what others test, and the test here. The lines stand in the order of LINES."""
+    return markdown(["line", "test"], ([test.keeps, _link(test)] for test in sorted(found, key=_place)))
+
+
+def line_of(test: Found) -> str:
+    """Which of LINES its docstring begins with; empty: none."""
+    return next((line for line in LINES if re.match(rf"{line}\b", test.keeps)), "")
+
+
+def _place(test: Found) -> int:
+    return list(LINES).index(line_of(test))
 
 
 def _marks(test: Found) -> list[str]:

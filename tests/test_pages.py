@@ -19,6 +19,17 @@ def test_the_page_of_fidelity_names_every_test_of_a_rule() -> None:
     assert pages.section(page, "consequences") == pages.consequence_table(consequences)
 
 
+def test_the_page_of_fidelity_names_every_line_that_others_test() -> None:
+    """docs/fidelity.md lists the tests of the checklist; no line is without a test, and no test without a line."""
+    found = pages.collect(*pages.CHECKLIST)
+    assert [test.name for test in found if not pages.line_of(test)] == []
+    for line, parts in pages.LINES.items():
+        kept = " ".join(test.keeps for test in found if pages.line_of(test) == line)
+        assert kept, line
+        assert [part for part in parts if part not in kept] == [], line
+    assert pages.section(pages.FIDELITY.read_text(), "checklist") == pages.checklist_table(found)
+
+
 def test_the_page_of_fidelity_shows_what_qemu_did() -> None:
     """docs/fidelity.md shows the recording of QEMU and the differences of labkit to which tests/oracle holds both."""
     assert pages.section(pages.FIDELITY.read_text(), "scenarios") == scenario_table(recorded_results())

@@ -15,6 +15,7 @@ def write() -> None:
     consequences = [test for test in found if test.file.endswith("consequences.py")]
     page = pages.with_section(pages.FIDELITY.read_text(), "rules", pages.rule_table(found))
     page = pages.with_section(page, "consequences", pages.consequence_table(consequences))
+    page = pages.with_section(page, "checklist", pages.checklist_table(pages.collect(*pages.CHECKLIST)))
     page = pages.with_section(page, "scenarios", scenario_table(recorded_results()))
     pages.FIDELITY.write_text(page)
     pages.RULES.write_text(pages.with_section(pages.RULES.read_text(), "rules", pages.rule_pages()))
