@@ -230,7 +230,7 @@ class Board:
     def resize_disk(self, size_bytes: int) -> None:
         """Another capacity, and the guest hears of it."""
         self._check_plugged()
-        with self.locked():
+        with self.locked(), self.proxy.backend.aside():
             self.plan.model.resize(self.device, size_bytes)
             self.proxy.config_changed()
 
