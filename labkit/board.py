@@ -26,7 +26,7 @@ from labkit.pc.bus import Bus
 from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
 from labkit.pc.ports import ConsolePort, ExitPort
 from labkit.runstate import RunState
-from labkit.threads import Thread
+from labkit.threads import BigLock, Thread
 from labkit.trace.events import Actor, Cause, Kind, Run, State
 from labkit.trace.feed import Feed
 from labkit.virtio.devices.base import Device
@@ -230,7 +230,7 @@ class Board:
     def resize_disk(self, size_bytes: int) -> None:
         """Another capacity, and the guest hears of it."""
         self._check_plugged()
-        with self.locked():
+        with self.locked(), self.proxy.backend.aside():
             self.plan.model.resize(self.device, size_bytes)
             self.proxy.config_changed()
 
@@ -373,20 +373,6 @@ def _crash_text(reason: int, detail: int) -> str:
     if reason >> 63:
         return f"KVM refused: {os.strerror(2**64 - reason)}"
     return EXIT_REASONS.get(reason, f"exit reason {reason}, detail {detail:#x}")
-
-
-class BigLock:
-    """The big lock of one machine. The wait is in C, without the GIL."""
-
-    def __init__(self, native_machine: Any) -> None:
-        self._machine = native_machine
-
-    def __enter__(self) -> None:
-        assert not lib.lk_lock_is_mine(self._machine), "taken twice by one thread: it would wait for itself"
-        lib.lk_lock_take(self._machine)
-
-    def __exit__(self, *error: object) -> None:
-        lib.lk_lock_release(self._machine)
 
 
 class _NoCpu:

@@ -1,9 +1,10 @@
-"""How does a machine start its threads? Without waiting for them, and with their names where the system shows them."""
+"""How does a machine start its threads, and what keeps them apart? Named threads, and one big lock."""
 
 from __future__ import annotations
 
 import _thread
 from collections.abc import Callable
+from typing import Any
 
 from labkit.native import lib
 
@@ -33,3 +34,17 @@ class Thread:
         if ended := self._gone.acquire(timeout=timeout_s):
             self._gone.release()
         return ended
+
+
+class BigLock:
+    """The big lock of one machine. The wait is in C, without the GIL."""
+
+    def __init__(self, native_machine: Any) -> None:
+        self._machine = native_machine
+
+    def __enter__(self) -> None:
+        assert not lib.lk_lock_is_mine(self._machine), "taken twice by one thread: it would wait for itself"
+        lib.lk_lock_take(self._machine)
+
+    def __exit__(self, *error: object) -> None:
+        lib.lk_lock_release(self._machine)

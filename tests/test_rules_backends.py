@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rulebook import THEN, Boot, iothread_held, notify_port, owners, revisions
 
-from labkit import HostError, UsageError
+from labkit import GuestError, HostError, UsageError
 from labkit.abi import SECTOR_BYTES, BlkStatus, BlkType, Command
 from labkit.native import lib
 from labkit.trace.events import Cause, Owner
@@ -228,6 +228,18 @@ def test_a_backend_takes_what_there_is(boot: Boot) -> None:
         with pytest.raises(UsageError, match="queues="):
             vm.hand_over(queues)
     assert vm.proxy.queues[0].notifier.owner == "vmm"
+
+
+def test_a_backend_sees_a_disk_that_was_resized(boot: Boot) -> None:
+    """It looks at the disk anew: what was beyond the end is there afterwards."""
+    vm = boot("blk")
+    vm.hand_over()
+    sectors = vm.proxy.device.blk.sectors
+    with pytest.raises(GuestError, match="IOERR"):
+        vm.guest.read(sectors)
+    vm.resize_disk(2 * sectors * SECTOR_BYTES)
+    assert vm.guest.read(sectors) == bytes(SECTOR_BYTES)
+    assert vm.backend.requests(0) == 2
 
 
 def test_a_backend_needs_a_device(boot: Boot) -> None:

@@ -133,6 +133,18 @@ def test_r8_driver_ok_without_bus_master_starts_but_serves_nothing(boot: Boot, r
     assert vm.guest.wait().status == BlkStatus.OK
 
 
+@revisions()
+def test_r8_bus_master_is_off_until_a_driver_sets_it(boot: Boot, revision: str) -> None:
+    """R8: at power-on, and after a reset, bus-master is off; only today's rules keep the device from its rings then."""
+    vm = boot("blk", bring_up=False, revision=revision)
+    for _ in range(2):
+        assert not vm.proxy.command & PciCommand.MASTER
+        assert bool(vm.proxy.device.disabled) is (revision == "today")
+        vm.guest.read(0)
+        assert not vm.proxy.device.disabled
+        vm.reset()
+
+
 @revisions(*THEN)
 def test_r13_driver_ok_without_bus_master_is_noted(boot: Boot, revision: str) -> None:
     """R13: and START happens all the same."""

@@ -1,6 +1,5 @@
 /* The iothread: which fds does it watch, and what happens when one is ready? */
 #include "loop.h"
-#include "worker.h"
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -12,7 +11,7 @@
 typedef struct {
     int fd;
     uint32_t generation;
-    lk_device *device;
+    void *who;
     unsigned queue;
     loop_ready *ready;
 } handler;
@@ -23,7 +22,6 @@ struct lk_loop {
     pthread_t thread;
     uint64_t wakeups;
     uint16_t actor;
-    lk_worker *worker; /* whose copy of the device is run; NULL: the device itself, under the big lock */
     handler slots[SLOTS];
 };
 
@@ -75,26 +73,19 @@ void lk_loop_free(lk_loop *loop)
     free(loop);
 }
 
-/* Before it is started: the loop of a backend. */
-void loop_serve_as(lk_loop *loop, uint16_t actor, lk_worker *worker)
+void loop_act_as(lk_loop *loop, uint16_t actor)
 {
     loop->actor = actor;
-    loop->worker = worker;
 }
 
-/* A host notifier: test-and-clear, then run the queue. A backend runs it under its own lock. */
-static void host_notifier_ready(lk_loop *loop, lk_device *device, unsigned queue)
+/* A host notifier: test-and-clear, then run the queue. */
+static void host_notifier_ready(void *device, unsigned queue)
 {
-    int how = loop->worker ? RUN_BACKEND : RUN_IOTHREAD;
-    if (!lk_notifier_take(device, queue, how))
-        return;
-    if (loop->worker)
-        worker_run(loop->worker, queue);
-    else
-        lk_queue_run(device, queue, how);
+    if (lk_notifier_take(device, queue, RUN_IOTHREAD))
+        lk_queue_run(device, queue, RUN_IOTHREAD);
 }
 
-int loop_watch(lk_loop *loop, lk_device *device, unsigned queue, int fd, loop_ready *ready)
+int loop_watch(lk_loop *loop, void *who, unsigned queue, int fd, loop_ready *ready)
 {
     unsigned slot = 0;
     while (slot < SLOTS && loop->slots[slot].fd >= 0)
@@ -107,7 +98,7 @@ int loop_watch(lk_loop *loop, lk_device *device, unsigned queue, int fd, loop_re
     if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event))
         return -errno;
     entry->fd = fd;
-    entry->device = device;
+    entry->who = who;
     entry->queue = queue;
     entry->ready = ready;
     return 0;
@@ -154,7 +145,7 @@ static void handle(lk_loop *loop, uint64_t which)
     handler *entry = &loop->slots[which >> 32 & (SLOTS - 1)];
     lk_lock_take(loop->machine);
     if (entry->fd >= 0 && entry->generation == (uint32_t)which)
-        entry->ready(loop, entry->device, entry->queue);
+        entry->ready(entry->who, entry->queue);
     lk_lock_release(loop->machine);
 }
 

@@ -180,9 +180,9 @@ static int give(lk_device *device, lk_vq *vq, size_t bytes)
 }
 
 /* The iothread found the cable readable. No kick caused this run, so it is not an event of rule R14. */
-static void receive(lk_loop *loop, lk_device *device, unsigned queue)
+static void receive(void *who, unsigned queue)
 {
-    (void)loop;
+    lk_device *device = who;
     lk_vq *vq = &device->vq[queue];
     ssize_t bytes;
     int given = 0;

@@ -3,8 +3,8 @@
  *
  * Lock order: the big lock, then the worker's. It works on a copy of the device whose `front` is the one the guest sees;
  * a queue's ring and indices are copied when it takes the queue, and the indices go back when it gives it. */
+#include "loop.h"
 #include "queue.h"
-#include "worker.h"
 
 struct lk_worker {
     lk_device *front, *copy;
@@ -28,8 +28,7 @@ lk_worker *lk_worker_new(lk_device *device, const char *name)
         return NULL;
     }
     worker->copy->front = device;
-    worker->copy->blk = device->blk;
-    loop_serve_as(worker->loop, ACTOR_BACKEND, worker);
+    loop_act_as(worker->loop, ACTOR_BACKEND);
     int failed = lk_loop_start(worker->loop, name);
     if (failed) {
         lk_worker_free(worker);
@@ -50,6 +49,26 @@ void lk_worker_free(lk_worker *worker)
     free(worker);
 }
 
+static void deliver(lk_worker *worker, unsigned queue)
+{
+    if (__atomic_exchange_n(&worker->copy->vq[queue].irq_wanted, 0, __ATOMIC_ACQ_REL))
+        queue_raise(worker->front, &worker->front->vq[queue]);
+}
+
+/* The eventfd fired. The kick is taken under the big lock; then the queue runs without it. */
+static void kicked(void *who, unsigned queue)
+{
+    lk_worker *worker = who;
+    if (!lk_notifier_take(worker->front, queue, RUN_BACKEND))
+        return;
+    pthread_mutex_lock(&worker->lock);
+    lk_lock_release(worker->front->machine);
+    lk_queue_run(worker->copy, queue, RUN_BACKEND);
+    pthread_mutex_unlock(&worker->lock);
+    lk_lock_take(worker->front->machine);
+    deliver(worker, queue);
+}
+
 /* Under the big lock, with the eventfd assigned: the backend's base is where the device stands now. 0 or -errno. */
 int lk_worker_take(lk_worker *worker, unsigned queue)
 {
@@ -57,23 +76,18 @@ int lk_worker_take(lk_worker *worker, unsigned queue)
     uint64_t requests = mine->requests;
     *mine = *vq;
     mine->requests = requests;
+    worker->copy->blk = worker->front->blk;
     worker->copy->guest_features = worker->front->guest_features;
     worker->copy->disabled = worker->front->disabled;
     worker->copy->suppress = worker->front->suppress;
     worker->copy->broken = worker->front->broken;
     worker->copy->stopping = 0;
-    int failed = lk_loop_attach(worker->loop, worker->front, vq->index, vq->notifier_fd);
+    int failed = loop_watch(worker->loop, worker, vq->index, vq->notifier_fd, kicked);
     if (failed)
         return failed;
     vq->lent = 1;
     lk_feed_emit(worker->front->machine->feed, EV_BACKEND, vq->index, 1, vq->last_avail, 0, 0, 0);
     return 0;
-}
-
-static void deliver(lk_worker *worker, unsigned queue)
-{
-    if (__atomic_exchange_n(&worker->copy->vq[queue].irq_wanted, 0, __ATOMIC_ACQ_REL))
-        queue_raise(worker->front, &worker->front->vq[queue]);
 }
 
 /* Under the big lock, before the deassign: the worker lets go, a run under way is cut short and waited for, and the
@@ -83,7 +97,7 @@ void lk_worker_give(lk_worker *worker, unsigned queue)
     lk_vq *vq = &worker->front->vq[queue % QUEUE_MAX], *mine = &worker->copy->vq[vq->index];
     if (!vq->lent)
         return;
-    lk_loop_detach(worker->loop, vq->notifier_fd);
+    loop_forget(worker->loop, vq->notifier_fd);
     store_relaxed(&worker->copy->stopping, 1);
     pthread_mutex_lock(&worker->lock);
     store_relaxed(&worker->copy->stopping, 0);
@@ -98,17 +112,6 @@ void lk_worker_give(lk_worker *worker, unsigned queue)
     deliver(worker, vq->index);
     vq->lent = 0;
     lk_feed_emit(worker->front->machine->feed, EV_BACKEND, vq->index, 0, vq->last_avail, 0, 0, 0);
-}
-
-/* A kick was taken from the eventfd, under the big lock. The queue runs without it; it is held again on return. */
-void worker_run(lk_worker *worker, unsigned queue)
-{
-    pthread_mutex_lock(&worker->lock);
-    lk_lock_release(worker->front->machine);
-    lk_queue_run(worker->copy, queue, RUN_BACKEND);
-    pthread_mutex_unlock(&worker->lock);
-    lk_lock_take(worker->front->machine);
-    deliver(worker, queue);
 }
 
 uint64_t lk_worker_requests(const lk_worker *worker, unsigned queue)

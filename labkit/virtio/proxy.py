@@ -91,6 +91,7 @@ class Proxy(PciFunction):
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
         self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))
+        self._heed_bus_master()
 
     # -- what the rules act on (notifier.Transport) --------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ reset or a driver that goes it gives them back, and the rules go on from there.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from labkit import views
@@ -52,6 +53,15 @@ class Worker:
         """Want nothing any more."""
         self.wants = ()
         self._give_all()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """It gives back what it has, and takes it again: for a change that it would not see."""
+        had = bool(self.has)
+        self._give_all()
+        yield
+        if had and self._live:
+            self._take_all()
 
     def follow(self, live: bool) -> None:
         """The machine runs and the driver is up, or not. What cannot be taken then is kept in `errors`."""
