@@ -286,6 +286,7 @@ class Proxy(PciFunction):
     def values(self) -> dict[str, object]:
         """What a cell shows of the proxy."""
         broken = f" (broken: {self.model.failure or 'reset it'})" if self.device.broken else ""
+        errors = "; ".join(map(str, self.notifiers.errors))
         return {
             "device": self.model.name + broken,
             "STATUS": status_text(self.status),
@@ -297,6 +298,7 @@ class Proxy(PciFunction):
             "QUEUE_SEL": self.queue_sel,
             "ISR": self.device.isr,
             "MSI-X": "on" if self.msix.enabled else "off",
+            **({"host errors": errors} if errors else {}),
             **self.model.values(),
         }
 
