@@ -83,10 +83,22 @@ def _print_check(check: Check) -> None:
 @click.option("--disk", type=click.Path(path_type=Path), help="A raw image or block device. Default: a RAM disk.")
 @click.option("--writable", is_flag=True, help="Let the guest write to the disk.")
 @click.option("--ioeventfd", type=click.Choice(["on", "off"]), help="Default: the device's own (rule R1).")
-@click.option("--revision", type=click.Choice(rules.names()), default="v6", show_default=True, help="Which rules.")
-@click.option("--vcpus", type=int, default=1, show_default=True)
-@click.option("--memory-mib", type=int, default=abi.MEMORY_MIN_MIB, show_default=True)
-@click.option("--irq", type=click.Choice(["msix", "intx", "poll"]), default="msix", show_default=True)
+@click.option("--revision", type=click.Choice(rules.names()), default="v6", show_default=True, help="Whose rules.")
+@click.option("--vcpus", type=int, default=1, show_default=True, help=f"1 to {abi.VCPUS_MAX}.")
+@click.option(
+    "--memory-mib",
+    type=int,
+    default=abi.MEMORY_MIN_MIB,
+    show_default=True,
+    help=f"{abi.MEMORY_MIN_MIB} to {abi.MEMORY_MAX_MIB}.",
+)
+@click.option(
+    "--irq",
+    type=click.Choice(["msix", "intx", "poll"]),
+    default="msix",
+    show_default=True,
+    help="What the lab's driver uses. Only intx gives the machine an I/O APIC, for a kernel too; that takes longer.",
+)
 @click.option("--sector", type=click.IntRange(min=0), help="The sector to read through the guest. Default: 0.")
 @click.option("--kernel", type=click.Path(path_type=Path), help="A multiboot 1 ELF to run instead of the lab's guest.")
 @click.option("--cmdline", help="The kernel's command line.")
@@ -94,7 +106,7 @@ def _print_check(check: Check) -> None:
 def boot(
     as_json: bool, ioeventfd: str | None, sector: int | None, kernel: Path | None, cmdline: str | None, **plan: Any
 ) -> None:
-    """Boot a guest, read a sector through its own driver, and say what happened to the notifier of queue 0.
+    """Boot a guest with a disk, read a sector through its own driver, and say what happened to the notifier of queue 0.
 
     With --kernel: show what that kernel prints on port 0xe9, and exit as it does by port 0xf4.
     """
@@ -213,13 +225,13 @@ def _run_kernel(kernel: Path, cmdline: str, plan: dict[str, Any], as_json: bool)
 
 
 @main.command()
-@click.option("--peer", type=click.Choice(["qemu"]), help="Boot the same guest binary there too, and compare.")
+@click.option("--peer", type=click.Choice(["qemu"]), help="Run the same guest binary there too, and compare.")
 @click.option("--quick", is_flag=True, help="Few repetitions: shows that it works, not how fast.")
 @click.option("--rows", help="Only these rows, with commas between.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="The table of docs/performance.md.")
 @json_option
 def bench(as_json: bool, peer: str | None, quick: bool, rows: str | None, as_markdown: bool) -> None:
-    """Measure kicks, requests, boots and resets, each beside its raw floor on this machine."""
+    """Measure what the lab costs, from a kick to a boot, each figure beside its raw floor on this machine."""
     from labkit.bench import run
     from labkit.bench.row import FULL, QUICK
 

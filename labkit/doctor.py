@@ -17,7 +17,7 @@ from typing import Any
 from labkit import abi
 from labkit.errors import HostError, LabkitError
 
-GUESTS = ("agent", "storm")
+GUESTS = ("agent", "storm", "spin", "ping")  # the first is needed, the others have their uses
 OPTIONAL = {"pandas": "vm.trace.frame()", "matplotlib": "figures", "ipywidgets": "live views", "jupyterlab": "the lab"}
 BUILD_AGAIN = "build again: make install"
 PROBE_LOOPS = 20_000
@@ -180,7 +180,7 @@ def _version(name: str) -> str:
 
 
 def _qemu() -> Check:
-    return _program("qemu-system-x86_64", "QEMU, for labkit bench --peer qemu", "qemu-system-x86")
+    return _program("qemu-system-x86_64", "QEMU, for labkit bench --peer qemu and make fidelity", "qemu-system-x86")
 
 
 def _program(command: str, name: str, *packages: str) -> Check:

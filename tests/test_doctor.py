@@ -74,6 +74,14 @@ def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyP
         assert not tool.ok and not tool.needed and f"apt-get install {package}" in tool.mend
 
 
+def test_every_guest_has_its_line() -> None:
+    """What guests/build.py builds is what the doctor looks for."""
+    built = {path.stem for path in abi.GUEST_IMAGES.glob("*.bin")}
+    assert {check.name for check in doctor.examine().checks if check.name.startswith("guest ")} == {
+        f"guest {name}" for name in built
+    }
+
+
 def test_missing_guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without its own guest the lab cannot boot one, and the line says how to build it."""
     monkeypatch.setattr(abi, "GUEST_IMAGES", tmp_path)
