@@ -109,7 +109,11 @@ class Storm(NamedTuple):
 
 
 class Guest:
-    """The driver in the guest, one step at a time. Every call raises GuestError if the guest is gone or hangs."""
+    """The driver in the guest, one step at a time.
+
+    Every call raises GuestError if the guest is gone, hangs, or reports that the step failed. UsageError: no step can be
+    done, for the machine is paused or closed, a step is under way, or it runs a kernel of your own. Times are seconds.
+    """
 
     def __init__(self, board: Board, irq: Irq, machine: object) -> None:
         self._board, self._irq = board, irq
@@ -155,8 +159,9 @@ class Guest:
         *,
         indirect: bool = False,
     ) -> Added:
-        """Fill descriptors for a request, without telling the device.
+        """Fill descriptors for a disk's request of `bytes` bytes, without telling the device.
 
+        What a write shall write is put at `buffer_gpa` with `vm.memory.write` before it is published.
         `indirect`: in a table of their own, to which the head leads; GuestError if INDIRECT_DESC was not accepted.
         """
         r = self._step(Command.ADD, queue, type, sector, bytes, int(indirect))
@@ -174,7 +179,7 @@ class Guest:
         return bool(self._step(Command.PUBLISH, queue)[2])
 
     def kick(self, queue: int = 0, times: int = 1) -> None:
-        """Write the queue's index to QUEUE_NOTIFY, 2 bytes."""
+        """Write the queue's index to QUEUE_NOTIFY, 2 bytes, `times` times. Whether the device wants it is not asked."""
         self._step(Command.KICK, queue, times)
 
     def wait(self, queue: int = 0, completions: int = 1, timeout_s: float = TIMEOUT_S) -> Completion:
@@ -185,7 +190,11 @@ class Guest:
     # -- whole requests ------------------------------------------------------------------------------------------------
 
     def read(self, sector: int, count: int = 1, timeout_s: float = TIMEOUT_S) -> bytes:
-        """`count` sectors from `sector`, through ring, kick and interrupt. Brings the driver up if it is not."""
+        """`count` sectors of 512 bytes from `sector`, through ring, kick and interrupt.
+
+        Brings the driver up if it is not. `timeout_s` is for each request of up to 128 sectors. GuestError(IOERR): the
+        disk ends before.
+        """
         data = b""
         while len(data) < count * abi.SECTOR_BYTES:
             part = min(count - len(data) // abi.SECTOR_BYTES, SECTORS_PER_REQUEST) * abi.SECTOR_BYTES
@@ -194,7 +203,7 @@ class Guest:
         return data
 
     def write(self, sector: int, data: bytes, timeout_s: float = TIMEOUT_S) -> None:
-        """Write whole sectors. GuestError(IOERR) if the disk is read-only or ends before."""
+        """Write whole sectors of 512 bytes. GuestError(IOERR) if the disk is read-only or ends before."""
         if not data or len(data) % abi.SECTOR_BYTES:
             raise UsageError(f"{len(data)} bytes are not a whole number of {abi.SECTOR_BYTES}-byte sectors")
         for at in range(0, len(data), abi.BUFFER_STRIDE):

@@ -38,7 +38,11 @@ CLOSE_TIMEOUT_S = 10.0
 
 
 class Machine:
-    """One virtual machine, made by `boot`. A context manager; closing twice is fine, and so is forgetting it."""
+    """One virtual machine, made by `boot`. A context manager; closing twice is fine, and so is forgetting it.
+
+    A command raises UsageError when the machine is closed, and GuestError when its guest has crashed: then only `reset`
+    and `close` are left, and every look at it. `proxy` and `trace` can be read after a close too.
+    """
 
     def __init__(self, plan: Plan, irq: Irq) -> None:
         board = Board(plan, f"vm{next(_numbers)}")
@@ -109,7 +113,7 @@ class Machine:
         return self._board.memory
 
     def statistics(self) -> dict[str, int]:
-        """The kernel's own counters of this guest: exits, io_exits, halt_exits ..."""
+        """The kernel's own counters of this guest, all vCPUs together: exits, io_exits, halt_exits ..."""
         self._check_open()
         board = self._board
         result: dict[str, int] = board.owner.call(board.cpu.statistics)
@@ -139,7 +143,10 @@ class Machine:
         self._command(self._board.resume)
 
     def reset(self) -> None:
-        """The reset button: the guest starts again; a crashed or exited machine too. Memory is not cleared."""
+        """The reset button: the guest starts again; a crashed or exited machine too, and a paused one at its resume.
+
+        The device is reset by R7. Memory is not cleared, but the guest's image is loaded anew.
+        """
         self._command(self._board.reset)
         if self._board.plan.image.lab and self._board.runstate.running:
             self.guest.parked()
@@ -147,7 +154,8 @@ class Machine:
     def hand_over(self, queues: Sequence[int] | None = None) -> None:
         """A backend, a thread with indices of its own, takes these queues (None: all) and serves them (R9).
 
-        It has them while the driver is up and the machine runs. HostError: KVM refused, and nothing was taken.
+        It has them while the driver is up and the machine runs; `backend` shows which it wants and which it has.
+        UsageError: no such queue, or neither a blk nor a null device. HostError: KVM refused, and nothing was taken.
         """
         self._command(lambda: self._board.hand_over(queues))
 
@@ -175,7 +183,10 @@ class Machine:
         self._command(self._board.plug)
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Until the guest ends by port 0xf4: its exit code. None when the time is over; GuestError if it crashed."""
+        """Until the guest ends by port 0xf4: its exit code. None when the time is over; GuestError if it crashed.
+
+        The lab's agent never ends by itself: this is for a `kernel`.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while self.state in ("running", "paused"):
             if deadline is not None and time.monotonic() > deadline:
