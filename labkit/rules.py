@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from labkit import views
@@ -34,8 +33,7 @@ def text(rule: str) -> str:
     return prose[rule]
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """A table that prints itself: as HTML in a notebook, as Markdown elsewhere."""
 
     caption: str
@@ -132,8 +130,7 @@ class Spot(NamedTuple):
         return "lent" if self.lent else "none" if self.allowed else "off"
 
 
-@dataclass(frozen=True)
-class Diagram:
+class Diagram(NamedTuple):
     """Owners and what moves them. JupyterLab and the repository's web view draw the Mermaid text."""
 
     revision: str

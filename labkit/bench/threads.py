@@ -70,6 +70,7 @@ def _boot(*, ioeventfd: bool) -> Iterator[labkit.Machine]:
     """Each vCPU keeps to a CPU of its own, for two would now and then share one; the iothread goes where it likes."""
     cpus = sorted(os.sched_getaffinity(0))
     with labkit.boot("blk", ioeventfd=ioeventfd, vcpus=VCPUS, delay_ns=DELAY_NS) as machine:
+        machine.guest.parked()  # so that each vCPU's thread is there, and has its name
         for vcpu in range(VCPUS):
             os.sched_setaffinity(thread_id(f"{machine.name}-vcpu{vcpu}"), {cpus[vcpu % len(cpus)]})
         yield machine
