@@ -111,8 +111,8 @@ class Storm(NamedTuple):
 class Guest:
     """The driver in the guest, one step at a time.
 
-    Every call raises GuestError if the guest is gone, hangs, or reports that the step failed. UsageError: no step can be
-    done, for the machine is paused or closed, a step is under way, or it runs a kernel of your own. Times are seconds.
+    Every call raises GuestError if the guest is gone, hangs, or reports that the step failed; and UsageError if the
+    machine is paused or closed, a step is under way, or it runs a kernel of your own. Times are in seconds.
     """
 
     def __init__(self, board: Board, irq: Irq, machine: object) -> None:
