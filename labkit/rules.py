@@ -139,7 +139,7 @@ class Diagram(NamedTuple):
     @property
     def mermaid(self) -> str:
         """A state diagram in Mermaid's words."""
-        lines = [f"    {before} --> {after} : {why}" for before, after, why in self.moves]
+        lines = [f"    {before} --> {after} : {why.replace(', ', '<br/>')}" for before, after, why in self.moves]
         return "\n".join(["stateDiagram-v2", "    direction LR", "    [*] --> none", *lines])
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:

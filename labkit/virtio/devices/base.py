@@ -1,15 +1,6 @@
 """What makes a device? PCI identity, queues, features, config bytes; and, in one of your own, what a kick does.
 
-The kicks of the lab's devices are served in the C core. A class of yours sets `name` and `queue_sizes`, overrides
-`handle`, and is booted as it is: `labkit.boot(Upper())`.
-
-    class Upper(labkit.Device):
-        name = "upper"
-        queue_sizes = (64,)
-
-        def handle(self, queue):
-            for chain in queue:
-                queue.push(chain, chain.read().upper())
+The kicks of the lab's devices are served in the C core; a device of your own serves them itself, in `handle`.
 """
 
 from __future__ import annotations
@@ -27,7 +18,20 @@ if TYPE_CHECKING:
 
 
 class Device:
-    """One device model. A subclass sets the class attributes and overrides what differs."""
+    """One device. A class of your own says what it is, overrides `handle`, and an object of it is booted.
+
+        class Upper(labkit.Device):
+            name = "upper"
+            queue_sizes = (64,)
+
+            def handle(self, queue):
+                for chain in queue:
+                    queue.push(chain, chain.read().upper())
+
+        vm = labkit.boot(Upper())
+
+    It may override too: reset(), config(), write_config(offset, data), close().
+    """
 
     name: str = ""  # "": the name of the class
     kind: int = lib.DEVICE_PYTHON  # DEVICE_* of the C core: who serves its queues
@@ -47,6 +51,8 @@ class Device:
     failure: str = ""  # where, and what it says
     inside: str = ""  # the method of its own that runs now
 
+    # -- what a device of your own does --------------------------------------------------------------------------------
+
     def handle(self, queue: DeviceQueue) -> None:
         """The guest kicked `queue`: take its chains and push each back. One interrupt follows if any was pushed.
 
@@ -60,6 +66,18 @@ class Device:
     def reset(self) -> None:
         """The driver starts anew (STATUS = 0, or a reset of the machine): forget what it was told."""
 
+    def config(self) -> bytes:
+        """The device's own config space, as the guest reads it now; its length is that at boot."""
+        return b""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """The guest wrote `data` (1, 2 or 4 bytes) into config space at `offset`. Ignored unless overridden."""
+
+    def close(self) -> None:
+        """The machine has gone: give back what it was given."""
+
+    # -- what else the lab asks a device; its own override some --------------------------------------------------------
+
     def host_features(self) -> int:
         """HOST_FEATURES: what the transport offers with every device, and `features`."""
         return Feature.NOTIFY_ON_EMPTY | Feature.INDIRECT_DESC | Feature.BAD_FEATURE | self.features
@@ -70,13 +88,6 @@ class Device:
         rest = bits & ~sum(named)
         words = [name for bit, name in sorted(named.items()) if bits & bit]
         return "|".join(words + ([hex(rest)] if rest else [])) or "0"
-
-    def config(self) -> bytes:
-        """The device's own config space, as the guest reads it now; its length is that at boot."""
-        return b""
-
-    def write_config(self, offset: int, data: bytes) -> None:
-        """The guest wrote `data` (1, 2 or 4 bytes) into config space at `offset`. Ignored unless overridden."""
 
     def attach(self, native: Any) -> None:
         """Tell the C core's device what it needs beyond its queues."""
@@ -95,9 +106,6 @@ class Device:
     def resize(self, native: Any, size_bytes: int) -> None:
         """Another capacity. UsageError: the device has none."""
         raise UsageError(f"a virtio-{self.name} has no disk to resize")
-
-    def close(self) -> None:
-        """Release the backend."""
 
     def pci_header(self) -> dict[str, tuple[int, int]]:
         """Config space identity: name in abi.h -> (value, bytes)."""
