@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from labkit import abi
 from labkit.abi import AgentStatus, BlkStatus, BlkType, Command, Fault, Irq, Status
+from labkit.answers import Added, Completion, Negotiated, Share, Storm
 from labkit.board import Board
 from labkit.errors import GuestError, UsageError
 from labkit.native import lib
@@ -33,79 +33,6 @@ WHAT_TO_DO = {
     AgentStatus.BAD_USED: "the device gave back a chain that was not in flight",
     AgentStatus.NO_FEATURE: "the driver has not accepted the feature it needs: see vm.guest.negotiate(features=)",
 }
-
-
-class Added(NamedTuple):
-    """A request in the descriptor table, not yet published: head descriptor, slot, address of its data."""
-
-    head: int
-    slot: int
-    buffer_gpa: int
-
-
-class Completion(NamedTuple):
-    """What wait() reaped: how many, and of the last one head, used.len, status byte (0xff: it has none), slot."""
-
-    reaped: int
-    head: int
-    used_len: int
-    status: int
-    interrupts: int
-    slot: int
-
-
-class Negotiated(NamedTuple):
-    """What the driver and the device agreed on."""
-
-    offered: int
-    accepted: int
-    queues: int
-    bar0: int
-    status: Status
-
-
-class Share(NamedTuple):
-    """Where the time of one vCPU went in a storm, as parts of 1: inside kicks, waiting for the lock, all the rest."""
-
-    kick: float
-    lock: float
-    rest: float
-
-
-class Storm(NamedTuple):
-    """A load and its times, as the guest measured them.
-
-    `seconds` is wall time; `kick_share` and `lock_share` are the parts of the vCPUs' time spent inside kicks and
-    waiting for the driver's lock, `shares` those of each vCPU. `think_ns` is the work on each completion.
-    """
-
-    requests: int
-    errors: int
-    depth: int
-    vcpus: int
-    cpu: str
-    seconds: float
-    kicks: int
-    interrupts: int
-    kick_share: float
-    lock_share: float
-    think_ns: int
-    shares: tuple[Share, ...]
-
-    @property
-    def requests_per_s(self) -> float:
-        """Throughput."""
-        return self.requests / self.seconds if self.seconds else 0.0
-
-    @property
-    def blocked_share(self) -> float:
-        """The part of the vCPUs' time in which they could do nothing else: in kicks and waiting for the lock."""
-        return self.kick_share + self.lock_share
-
-    @property
-    def blocked_ns_per_request(self) -> float:
-        """The same as time of all vCPUs together, for each request."""
-        return self.blocked_share * self.vcpus * self.seconds * 1e9 / self.requests if self.requests else 0.0
 
 
 class Guest:

@@ -10,7 +10,7 @@ import pytest
 import labkit
 from labkit import Machine
 from labkit.abi import NUMBERS
-from labkit.guest import Added
+from labkit.answers import Added
 
 Boot = Callable[..., Machine]
 RX, TX = NUMBERS["NET_RX"], NUMBERS["NET_TX"]

@@ -116,7 +116,7 @@ PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.gates", "cpu", "pc", "pc.firmware", "virtio"),
     *("loader", "owner", "runstate", "threads"),
 }
-WHOLE = PARTS | {"board", "guest", "terminal", "machine"}
+WHOLE = PARTS | {"answers", "board", "guest", "terminal", "machine"}
 
 # room → the other rooms it may import. A module belongs to the longest room that its name starts with; a room may
 # import itself. "" is the front door, labkit/__init__.py. A new room is added here, with what it may know.
@@ -139,7 +139,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "pc.firmware": LEAVES | {"memory", "cpu", "pc"},  # leaves memory and the first vCPU as a PC's firmware would
     "virtio": LEAVES | {"memory", "native", "pc", "trace", "trace.gates"},
     "board": PARTS,
-    "guest": LEAVES | {"native", "board"},
+    "answers": LEAVES,
+    "guest": LEAVES | {"answers", "native", "board"},
     "terminal": LEAVES | {"native", "board", "virtio"},
     "machine": PARTS | {"board", "guest", "terminal"},
     "snapshot": WHOLE,

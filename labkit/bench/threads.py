@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import labkit
+from labkit.answers import Storm
 from labkit.bench.bare import thread_id
 from labkit.bench.row import Effort, Samples, interleaved
 from labkit.errors import GuestError
-from labkit.guest import Storm
 from labkit.native import lib
 
 VCPUS, DEPTH = 2, 8
