@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+LEFT = 'style="text-align: left"'  # JupyterLab puts cells to the right, which suits figures, not words
+
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """An HTML table with a caption and column headings; everything is escaped."""
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f'<th scope="col" {LEFT}>{escape(heading)}</th>' for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td {LEFT}>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

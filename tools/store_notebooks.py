@@ -18,7 +18,8 @@ def store(path: Path) -> None:
     """Execute one notebook in its folder, and write it back."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources=resources).execute()
+    options = {"kernel_name": "python3", "coalesce_streams": True}  # how a print is cut into outputs varies
+    NotebookClient(notebook, timeout=CELL_TIMEOUT_S, resources=resources, **options).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code" and cell.source.startswith(VARIES):

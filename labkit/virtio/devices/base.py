@@ -56,10 +56,11 @@ class Device:
     def handle(self, queue: DeviceQueue) -> None:
         """The guest kicked `queue`: take its chains and push each back. One interrupt follows if any was pushed.
 
-        There may be no chain: a START signals each queue once (R3). This runs under the big lock, in whichever thread
-        serves the kick: the vCPU that trapped, the iothread, or the one that stops the notifiers. While it runs no
-        other queue is served and no register answers, so wait here for nothing that the guest must do. A chain is good
-        until this returns. An exception breaks the device until a reset.
+        There may be no chain: a START signals each queue once (R3). This runs under the big lock, in
+        whichever thread serves the kick: the vCPU that trapped, the iothread, or the one that stops the
+        notifiers. While it runs no other queue is served and no register answers, so wait here for
+        nothing that the guest must do. A chain is good until this returns. An exception breaks the
+        device until a reset.
         """
         raise NotImplementedError
 
