@@ -199,11 +199,13 @@ class Board:
 
     def hand_over(self, queues: Sequence[int] | None) -> None:
         """A backend takes queues (R9)."""
+        self._check_plugged()
         with self.locked():
             self.proxy.backend.take(queues)
 
     def take_back(self) -> None:
         """It gives them back."""
+        self._check_plugged()
         with self.locked():
             self.proxy.backend.give_back()
 
@@ -230,7 +232,8 @@ class Board:
         """Another capacity, and the guest hears of it."""
         self._check_plugged()
         with self.locked():
-            self.plan.model.resize(self.device, size_bytes)
+            with self.proxy.backend.held():
+                self.plan.model.resize(self.device, size_bytes)
             self.proxy.config_changed()
 
     def look_at(self, vcpu: int) -> dict[str, int]:

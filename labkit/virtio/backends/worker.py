@@ -7,7 +7,8 @@ reset or a driver that goes it gives them back, and the rules go on from there.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from labkit import views
@@ -65,6 +66,21 @@ class Worker:
                 self._take_all()
             except HostError as error:
                 self.errors.append(error)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing runs inside; afterwards it works with the disk as it is then, and what was cut short goes on."""
+        if self._worker == ffi.NULL:
+            yield
+            return
+        lib.lk_worker_hold(self._worker)
+        unfinished = [queue for queue in self.has if lib.lk_worker_unfinished(self._worker, queue)]
+        try:
+            yield
+        finally:
+            lib.lk_worker_go_on(self._worker)
+            for queue in unfinished:
+                self._notifiers.each[queue].signal()
 
     # -- taking and giving, each beside its undoing --------------------------------------------------------------------
 
