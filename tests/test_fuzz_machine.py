@@ -40,7 +40,7 @@ DISK_SECTORS = 64
 BAR0_PLACES = (0xC000, 0xC000, 0xD000, 0xE000, 0xC040, 0xFFC0, 0x580, 0xC0, 0, 0x10000, 0xFFFFFFFF)
 
 settings_here = settings(
-    max_examples=much(30, 1500),
+    max_examples=much(50, 1500),
     stateful_step_count=much(40, 60),
     derandomize=not FULL,
     print_blob=True,
@@ -137,9 +137,12 @@ class UnderFire(RuleBasedStateMachine):
         self.revision, self.disk, self.vm = revision, disk, None
 
     @initialize(
-        device=st.sampled_from(["blk", "null"]), ioeventfd=st.sampled_from([True, True, False]), writable=st.booleans()
+        device=st.sampled_from(["blk", "null"]),
+        ioeventfd=st.sampled_from([True, True, False]),
+        writable=st.booleans(),
+        lent=st.sampled_from([False, False, True]),
     )
-    def boot(self, device: str, ioeventfd: bool, writable: bool) -> None:
+    def boot(self, device: str, ioeventfd: bool, writable: bool, lent: bool) -> None:
         """A machine whose driver is up, on a disk that can be resized, or cannot even be written."""
         self.files = open_files()
         self.disk.write_bytes(FIRST_SECTOR * DISK_SECTORS)
@@ -152,6 +155,8 @@ class UnderFire(RuleBasedStateMachine):
         self.mirror = Mirror(self.vm)
         self.raised: set[tuple[str, int]] = set()  # refusals that the caller was told of
         self.vm.guest.negotiate(driver_ok=True)
+        if lent:
+            self.vm.hand_over()
 
     def guest(self, step: Callable[[Any], object]) -> None:
         """A step of the guest; one that it cannot do any more ends in a reset."""
@@ -286,6 +291,15 @@ class UnderFire(RuleBasedStateMachine):
         if queues is None or queues <= known:
             self.host(lambda: self.vm.hand_over(None if queues is None else sorted(queues)))
 
+    @precondition(lambda self: self.alive() and self.running())
+    @rule(lent=st.sampled_from([False, False, False, True]))
+    def bring_up(self, lent: bool) -> None:
+        """A driver that does it right, and a backend that comes then, or none (R9)."""
+        self.host(self.vm.take_back)
+        self.guest(lambda guest: guest.negotiate(driver_ok=True))
+        if lent:
+            self.host(self.vm.hand_over)
+
     @precondition(lambda self: self.alive())
     @rule()
     def take_back(self) -> None:
@@ -294,10 +308,15 @@ class UnderFire(RuleBasedStateMachine):
         assert self.vm.backend.has == []
 
     @precondition(lambda self: self.alive())
-    @rule()
-    def unplug(self) -> None:
-        """R11, in the middle of anything."""
+    @rule(for_long=st.sampled_from([False, False, True]))
+    def unplug(self, for_long: bool) -> None:
+        """R11, in the middle of anything; mostly something is plugged in at once, and a driver comes up."""
         self.vm.unplug()
+        if for_long:
+            return
+        self.plug()
+        if self.running():
+            self.guest(lambda guest: guest.negotiate(driver_ok=True))
 
     @precondition(lambda self: self.vm is not None and not self.vm._board.plugged)
     @rule()
