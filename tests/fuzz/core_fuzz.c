@@ -3,7 +3,7 @@
  *   core_fuzz [--seed N] [--steps N] [--kind NAME] [--trace] [--sabotage WHAT]
  *
  * The same arguments do the same. --sabotage does a deliberate wrong after a run, which must be reported: overrun,
- * stray, used-idx, inuse, lost-kick, interrupt, mended, pending. --kinds lists the kinds of device. */
+ * stray, used-idx, inuse, lost-kick, counted-twice, interrupt, asks, mended, pending. --kinds lists the kinds of device. */
 #include "fuzz.h"
 #include <sanitizer/common_interface_defs.h>
 #include <stdarg.h>
@@ -12,6 +12,7 @@
 
 #define LIFE_STEPS 400 /* a device's life, more or less */
 #define NOTIFY_PORT 0xc010
+#define MANY_INDICES 1024 /* as some rules let them through */
 
 progress run = {.seed = 1, .steps = 30000, .doing = "setting up"};
 
@@ -53,17 +54,18 @@ static void kick_by_trap(void)
 {
     static const unsigned widths[] = {1, 2, 2, 2, 4};
     unsigned width = widths[below(5)];
-    uint32_t value = one_in(16) ? (uint32_t)roll() : one_in(16) ? QUEUE_MAX - 1 + below(3) : some_queue();
+    uint32_t limit = one_in(2) ? QUEUE_MAX : MANY_INDICES;
+    uint32_t value = one_in(16) ? (uint32_t)roll() : one_in(16) ? limit - 1 + below(3) : some_queue();
     value &= (uint32_t)((UINT64_C(1) << 8 * width) - 1);
     if (value < QUEUE_MAX)
         w.queues[value].trapped++;
-    before_run before = begin_run(value);
+    before_run before = begin_run(value, true);
     end_run(value, &before, lk_queue_trap(w.device, value, width, NOTIFY_PORT));
 }
 
-static void run_locked(unsigned queue, int how)
+void run_locked(unsigned queue, int how)
 {
-    before_run before = begin_run(queue);
+    before_run before = begin_run(queue, false);
     lk_lock_take(w.machine);
     int ran = lk_queue_run(w.device, queue, how);
     lk_lock_release(w.machine);
@@ -73,6 +75,19 @@ static void run_locked(unsigned queue, int how)
 static void run_unasked(void)
 {
     run_locked(one_in(8) ? (unsigned)roll() : some_queue(), RUN_TRAP + (int)below(RUN_HOST));
+}
+
+/* Test-and-clear, and the run that follows. The count is all that was written: each kick once, by whatever path. */
+static void take(unsigned queue, int how)
+{
+    driver_queue *driver = &w.queues[queue];
+    bool there = w.device->vq[queue].notifier_fd >= 0;
+    uint64_t due = there ? driver->unread + driver->forwarded + w.device->vq[queue].synthetic_due : 0;
+    uint64_t count = lk_notifier_take(w.device, queue, how);
+    expect(count == due, "queue %u: %lu taken, %lu were there", queue, count, due);
+    driver->unread = driver->forwarded = 0;
+    if (count)
+        run_locked(queue, how);
 }
 
 /* As START does: an eventfd born with 1. Or as STOP does, once it is drained. */
@@ -86,10 +101,7 @@ static void notifier(void)
         w.queues[queue].synthetic++;
         return;
     }
-    uint64_t count = lk_notifier_take(w.device, queue, RUN_DRAIN);
-    w.queues[queue].unread = 0;
-    if (count)
-        run_locked(queue, RUN_DRAIN);
+    take(queue, RUN_DRAIN);
     close(vq->notifier_fd);
     vq->notifier_fd = -1;
 }
@@ -105,14 +117,8 @@ static void kick_by_eventfd(void)
         w.queues[queue].signalled += kicks;
         w.queues[queue].unread += kicks;
     }
-    if (one_in(4))
-        return;
-    uint64_t unread = w.queues[queue].unread, synthetic = fd >= 0 ? w.device->vq[queue].synthetic_due : 0;
-    uint64_t count = lk_notifier_take(w.device, queue, RUN_IOTHREAD);
-    expect(count == unread + synthetic, "queue %u: %lu taken, %lu and %lu were there", queue, count, unread, synthetic);
-    w.queues[queue].unread = 0;
-    if (count)
-        run_locked(queue, RUN_IOTHREAD);
+    if (!one_in(4))
+        take(queue, RUN_IOTHREAD);
 }
 
 static void new_rings(void)
@@ -187,6 +193,30 @@ static void stop_or_go(void)
     w.device->stopping = !w.device->stopping && one_in(4);
 }
 
+/* What a revision of the rules, and bus-master, make of the device. */
+static void rules(void)
+{
+    switch (below(4)) {
+    case 0:
+        w.device->suppress = !w.device->suppress;
+        break;
+    case 1:
+        w.device->forwards_traps = !w.device->forwards_traps;
+        break;
+    case 2:
+        w.device->queue_indices = one_in(2) ? QUEUE_MAX : MANY_INDICES;
+        break;
+    default:
+        w.device->disabled = !w.device->disabled && one_in(8);
+    }
+}
+
+static void host(void)
+{
+    if (w.kind->host)
+        w.kind->host();
+}
+
 static const kind *chosen_kind(void)
 {
     for (unsigned i = 0; run.only && i < kind_count; i++)
@@ -199,6 +229,9 @@ static const kind *chosen_kind(void)
 static void new_life(void)
 {
     new_device(chosen_kind());
+    w.device->suppress = one_in(2);
+    w.device->forwards_traps = one_in(2);
+    w.device->queue_indices = one_in(2) ? QUEUE_MAX : MANY_INDICES;
     features();
     new_rings();
     run.lives++;
@@ -219,6 +252,8 @@ static const struct {
     {1, "move ring", move_ring},
     {1, "features", features},
     {2, "stop or go", stop_or_go},
+    {2, "rules", rules},
+    {20, "host", host},
 };
 
 static void one_step(void)
@@ -282,8 +317,10 @@ int main(int count, char **arguments)
         check_all();
     }
     world_close();
-    printf(
-        "seed %lu: %lu steps, %lu devices, %lu kicks, %lu runs (%lu foreseen), %lu requests, %lu wraps, %lu breaks\n",
-        run.seed, run.steps, run.lives, run.kicks, run.runs, run.foreseen, run.served, run.wraps, run.broken);
+    printf("seed %lu: %lu steps, %lu devices, %lu kicks (%lu ignored, %lu forwarded), %lu runs (%lu foreseen, %lu "
+           "asking), "
+           "%lu requests, %lu wraps, %lu breaks, %lu frames, %lu typed\n",
+           run.seed, run.steps, run.lives, run.kicks, run.ignored, run.forwarded, run.runs, run.foreseen, run.asked,
+           run.served, run.wraps, run.broken, run.frames, run.typed);
     return 0;
 }

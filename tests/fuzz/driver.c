@@ -161,8 +161,16 @@ void driver_add(unsigned queue)
     store(avail_gpa(queue) + 4 + 2u * vq->num, &used_event, sizeof used_event);
 }
 
+/* The queue was run: what the device has taken is free again, all at once. A device that looks at no chain leaves them all
+ * to the next. */
+void driver_has_room(unsigned queue)
+{
+    if (!w.kind->serve || w.device->broken || w.device->vq[queue].last_avail == w.queues[queue].idx)
+        w.queues[queue].waiting = 0;
+}
+
 /* An empty ring at `pfn`, as far as there is RAM. Half of them are about to wrap: indices near 65535, as a machine that
- * has run for long has them. */
+ * has run for long has them; and what it last decided about an interrupt may be almost half way back. */
 void driver_new_ring(unsigned queue, uint32_t pfn)
 {
     static const uint8_t zeroes[8 * PAGE_BYTES];
@@ -175,6 +183,8 @@ void driver_new_ring(unsigned queue, uint32_t pfn)
     store(desc_gpa(queue), zeroes, end - desc_gpa(queue));
     uint16_t start = one_in(2) ? (uint16_t)(0x10000 - below(8)) : 0;
     vq->last_avail = vq->used_idx = start;
+    vq->decided = one_in(2);
+    vq->decided_at = (uint16_t)(start - (one_in(2) ? INT16_MAX - below(4) : 0));
     store(used + 2, &start, sizeof start);
     set_idx(queue, start);
     w.queues[queue].free = (uint16_t)below(vq->num);

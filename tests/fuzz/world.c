@@ -83,6 +83,8 @@ static void free_device(void)
             close(w.device->vq[q].notifier_fd);
     for (unsigned v = 0; w.device && v < VECTORS; v++)
         close(w.device->vectors[v].fd);
+    if (w.device && w.kind->detach)
+        w.kind->detach(w.device);
     lk_device_free(w.device);
     w.device = NULL;
 }
@@ -156,6 +158,14 @@ void accept_change(uint64_t gpa, uint64_t bytes)
     uint64_t room = inside(gpa, bytes);
     if (room)
         memcpy(w.shadow + gpa, w.guest + gpa, room);
+}
+
+/* There must be this now. */
+void must_hold(uint64_t gpa, const void *from, uint64_t bytes)
+{
+    uint64_t room = inside(gpa, bytes);
+    if (room)
+        memcpy(w.shadow + gpa, from, room);
 }
 
 void accept_all(void)

@@ -54,15 +54,6 @@ class Worker:
         self.wants = ()
         self._give_all()
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """It gives back what it has, and takes it again: for a change that it would not see."""
-        had = bool(self.has)
-        self._give_all()
-        yield
-        if had and self._live:
-            self._take_all()
-
     def follow(self, live: bool) -> None:
         """The machine runs and the driver is up, or not. What cannot be taken then is kept in `errors`."""
         self._live = live
@@ -75,6 +66,21 @@ class Worker:
                 self._take_all()
             except HostError as error:
                 self.errors.append(error)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing runs inside; afterwards it works with the disk as it is then, and what was cut short goes on."""
+        if self._worker == ffi.NULL:
+            yield
+            return
+        lib.lk_worker_hold(self._worker)
+        unfinished = [queue for queue in self.has if lib.lk_worker_unfinished(self._worker, queue)]
+        try:
+            yield
+        finally:
+            lib.lk_worker_go_on(self._worker)
+            for queue in unfinished:
+                self._notifiers.each[queue].signal()
 
     # -- taking and giving, each beside its undoing --------------------------------------------------------------------
 
