@@ -14,7 +14,7 @@
 /* -- the iothread: one fd, one function --------------------------------------------------------------------------------- */
 
 struct lk_loop {
-    lk_device *device;
+    void *who;
     unsigned queue;
     int fd;
     loop_ready *ready; /* NULL: nothing is watched */
@@ -22,10 +22,10 @@ struct lk_loop {
 
 static lk_loop iothread;
 
-int loop_watch(lk_loop *loop, lk_device *device, unsigned queue, int fd, loop_ready *ready)
+int loop_watch(lk_loop *loop, void *who, unsigned queue, int fd, loop_ready *ready)
 {
     expect(!loop->ready, "the cable is watched twice");
-    *loop = (lk_loop){device, queue, fd, ready};
+    *loop = (lk_loop){who, queue, fd, ready};
     return 0;
 }
 
@@ -178,7 +178,7 @@ static void follow(void)
 
 static void ready(void)
 {
-    iothread.ready(&iothread, iothread.device, iothread.queue);
+    iothread.ready(iothread.who, iothread.queue);
 }
 
 /* Frames come, the iothread gives them to the device, the driver comes and goes, the cable is pulled. */
