@@ -96,7 +96,7 @@ check: install  ## lint, types and compiler warnings only
 	done; \
 	test -z "$$failed" && echo "lint: clean"
 
-fuzz: install  ## the fuzz tests with far more steps, a line for each part (about ten minutes)
+fuzz: install  ## the fuzz tests with far more steps, a line for each part (about half an hour)
 	@LABKIT_FUZZ=1 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 --timeout=1800 tests/test_fuzz_*.py
 
 format: install  ## put Python and C into the house's layout

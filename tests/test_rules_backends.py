@@ -8,7 +8,7 @@ import pytest
 from rulebook import THEN, Boot, iothread_held, notify_port, owners, revisions
 
 from labkit import GuestError, HostError, UsageError
-from labkit.abi import SECTOR_BYTES, BlkStatus, BlkType, Command
+from labkit.abi import NUMBERS, QUEUE_NOTIFY_WIDTH, SECTOR_BYTES, BlkStatus, BlkType, Command, Register
 from labkit.native import lib
 from labkit.trace.events import Cause, Owner
 from labkit.virtio.notifier import Flag
@@ -230,6 +230,24 @@ def test_a_backend_takes_what_there_is(boot: Boot) -> None:
         with pytest.raises(UsageError, match="queues="):
             vm.hand_over(queues)
     assert vm.proxy.queues[0].notifier.owner == "vmm"
+
+
+def test_r16_a_move_that_kvm_refuses_leaves_the_backend_its_notifier(boot: Boot) -> None:
+    """R16: what is registered stays where it is and says so; kicks at the new port trap, for the backend."""
+    vm = boot("blk", revision="today", irq="poll")
+    vm.hand_over()
+    before = vm.proxy.queues[0].notifier.port
+    vm.fault.fail_deassign()
+    vm.guest.pci_write(NUMBERS["PCI_BAR0"], 4, 0xD000)
+    notifier = vm.proxy.queues[0].notifier
+    assert (notifier.owner, notifier.port, vm.proxy.notify_base) == ("backend", before, 0xD000)
+    vm.guest.add(sector=0)
+    vm.guest.publish()
+    vm.guest.port_out(0xD000 + Register.QUEUE_NOTIFY, QUEUE_NOTIFY_WIDTH, 0)
+    assert vm.guest.wait().status == BlkStatus.OK
+    assert (vm.backend.requests(0), notifier.trapped, notifier.signalled) == (1, 1, 0)
+    vm.take_back()
+    assert (notifier.owner, notifier.port) == ("none", None), "the rules had stopped, as R16 says"
 
 
 @revisions()
