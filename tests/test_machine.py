@@ -12,9 +12,9 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from pausing import storm_while_paused
 
 import labkit
 from labkit import GuestCrash, GuestError, Machine, UsageError
@@ -158,33 +158,11 @@ def test_pause_gets_a_spinning_guest_out(boot: Boot) -> None:
     assert vm.guest.read(0).startswith(b"labkit")
 
 
-def when_running(vm: Machine, step: Callable[[], Any]) -> Any:
-    """Do a step of the guest as soon as the machine is found running."""
-    while True:
-        try:
-            return step()
-        except UsageError:
-            assert vm.state in ("paused", "running")
-
-
 def test_pause_during_a_storm_loses_nothing(boot: Boot) -> None:
     """Paused and resumed in the middle of a load, again and again: every request completes."""
     vm = boot("blk", vcpus=2)
     vm.guest.storm(10, 1)
-    over = threading.Event()
-
-    def disturb() -> None:
-        while not over.is_set():
-            vm.pause()
-            vm.resume()
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    try:
-        storm = when_running(vm, lambda: vm.guest.storm(300, depth=4))
-    finally:
-        over.set()
-        thread.join()
+    storm = storm_while_paused(vm, 300, depth=4)
     assert (storm.requests, storm.errors) == (300, 0)
 
 

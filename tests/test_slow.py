@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pausing import storm_while_paused
 from rings import SECTOR, Rig
 
 import labkit
@@ -171,25 +171,7 @@ def test_pauses_during_a_slow_storm_lose_nothing(boot: Boot, ioeventfd: bool) ->
     """Paused and resumed again and again between delays: every request completes, whoever was serving it."""
     vm = boot("blk", vcpus=2, ioeventfd=ioeventfd, delay_ns=100_000)
     vm.guest.storm(10, 1)
-    over = threading.Event()
-
-    def disturb() -> None:
-        while not over.is_set():
-            vm.pause()
-            vm.resume()
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    try:
-        while True:
-            try:
-                storm = vm.guest.storm(200, depth=8)
-                break
-            except UsageError:  # found paused
-                assert vm.state in ("paused", "running")
-    finally:
-        over.set()
-        thread.join()
+    storm = storm_while_paused(vm, 200, depth=8)
     assert (storm.requests, storm.errors) == (200, 0)
     assert vm.proxy.device.vq[0].requests == 210
 
