@@ -69,13 +69,15 @@ def test_conda_and_pip_users_get_the_same_ranges() -> None:
         name: str(requirement.specifier) for name, requirement in expected.items()
     }
     assert str(plain["python"].specifier) == pyproject()["project"]["requires-python"]
-    assert [entry for entry in environment["dependencies"] if isinstance(entry, dict)] == [{"pip": ["-e ."]}]
+    assert [entry for entry in environment["dependencies"] if isinstance(entry, dict)] == [{"pip": ["-e .[emulated]"]}]
 
 
 @pytest.mark.parametrize("python", SUPPORTED_PYTHONS)
 def test_the_lock_covers_every_dependency(python: str) -> None:
     """Each dependency of pyproject.toml, build tools too, is locked to one version inside its range."""
-    wanted = [Requirement(text) for text in [*run_and_develop(), *pyproject()["build-system"]["requires"], "pip"]]
+    emulated = pyproject()["project"]["optional-dependencies"]["emulated"]
+    texts = [*run_and_develop(), *emulated, *pyproject()["build-system"]["requires"], "pip"]
+    wanted = [Requirement(text) for text in texts]
     locked = locked_versions(python)
     for requirement in wanted:
         version = locked.get(canonicalize_name(requirement.name))
