@@ -113,7 +113,7 @@ def test_numbers_are_plain_literals() -> None:
 
 # -- imports go one way ------------------------------------------------------------------------------------------------
 
-LEAVES = frozenset({"abi", "errors", "views", "trace.events"})
+LEAVES = frozenset({"abi", "errors", "installation", "views", "trace.events"})
 PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.gates", "cpu", "pc", "pc.firmware", "virtio"),
     *("loader", "owner", "runstate", "threads"),
@@ -125,6 +125,7 @@ WHOLE = PARTS | {"answers", "board", "guest", "terminal", "machine"}
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "abi": frozenset(),
     "errors": frozenset(),
+    "installation": frozenset({"errors"}),
     "views": frozenset(),
     "trace.events": frozenset({"abi"}),
     "native": LEAVES,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
+import sysconfig
+import tempfile
 from pathlib import Path
 
 from cffi import FFI
@@ -23,6 +27,35 @@ SOURCES = (
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench"),
 )
+
+
+# What a compiler must take for the core to be built, and for the KVM back end to be in it.
+CORE_PROBE = "#include <Python.h>\n#include <sys/eventfd.h>\n"
+KVM_PROBE = """#ifndef __x86_64__
+#error KVM is used on x86-64 only
+#endif
+#include <linux/kvm.h>
+int newest[] = {KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_IMMEDIATE_EXIT, KVM_GET_STATS_FD};
+"""
+
+
+def refused(program: str) -> str | None:
+    """Why the compiler makes no extension module of a C program, in its own words; None if it does."""
+    cc = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "gcc")
+    flags = shlex.split(f"{os.environ.get('CPPFLAGS', '')} {os.environ.get('CFLAGS', '')}")
+    headers = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
+    with tempfile.TemporaryDirectory() as scratch:
+        made = ["-shared", "-fPIC", "-o", f"{scratch}/probe.so", "-x", "c", "-"]
+        try:
+            done = subprocess.run(
+                [*cc, *flags, *headers, *made], input=program, capture_output=True, text=True, check=False
+            )
+        except OSError as error:
+            return f"no C compiler ({cc[0]}: {error.strerror})"
+    if done.returncode == 0:
+        return None
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    return f"{cc[0]}: {errors[0]}" if errors else f"no C compiler ({cc[0]} ends with {done.returncode})"
 
 
 def declaration(path: Path) -> str:
@@ -53,6 +86,3 @@ def builder() -> FFI:
 def sanitized() -> bool:
     """LABKIT_SANITIZE=1 builds the core with the address and undefined-behaviour sanitizers."""
     return os.environ.get("LABKIT_SANITIZE") == "1"
-
-
-ffibuilder = builder()
