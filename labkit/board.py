@@ -27,7 +27,7 @@ from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
 from labkit.pc.ports import ConsolePort, ExitPort
 from labkit.runstate import RunState
 from labkit.threads import BigLock, Thread
-from labkit.trace.events import Actor, Cause, Kind, Run, State
+from labkit.trace.events import Actor, Cause, Crash, Kind, Run, State
 from labkit.trace.feed import Feed
 from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import Situation
@@ -37,7 +37,6 @@ LAST_EVENTS = 10  # kept with a crash
 STOP_TIMEOUT_MS = 5000  # a vCPU comes out of the guest within a millisecond; this is for a machine gone wrong
 VIRTIO_SLOT = NUMBERS["VIRTIO_SLOT"]
 PORTS_SIZE, MMIO_SIZE = 1 << 16, 1 << 52
-EXIT_REASONS = {lib.KVM_EXIT_SHUTDOWN: "triple fault", lib.KVM_EXIT_FAIL_ENTRY: "the CPU refused the guest's state"}
 
 
 class Plan(NamedTuple):
@@ -141,13 +140,11 @@ class Board:
         del self.pci.functions[VIRTIO_SLOT]
 
     def _start_threads(self) -> None:
-        if (failed := lib.lk_install_signal()) < 0:
-            raise HostError("sigaction", -failed, "the signal labkit uses is taken")
         if (failed := lib.lk_loop_start(self.loop, f"{self.name}-io".encode())) < 0:
             raise HostError("pthread_create", -failed)
-        for vcpu in self.cpu.vcpus:
-            run = partial(self._run_vcpu, vcpu.native)
-            self._threads.append(Thread(run, f"{self.name}-vcpu{vcpu.index}"))
+        for number, thread in enumerate(self.cpu.threads):
+            run = partial(self.cpu.run, number, self._serve_exit)
+            self._threads.append(Thread(run, f"{self.name}-{thread}"))
 
     def close(self) -> None:
         """In the owner thread: stop everything, release everything, in reverse order of building."""
@@ -317,17 +314,16 @@ class Board:
 
     # -- what the vCPU threads do ---------------------------------------------------------------------
 
-    def _run_vcpu(self, vcpu: Any) -> None:
+    def _serve_exit(self, vcpu: Any) -> None:
         """Whatever the C core does not serve comes up here: registers, PCI, MMIO, and the guest's end."""
-        while (left := lib.lk_vcpu_run(vcpu)) != lib.LEFT_QUIT:
-            try:
-                if left == lib.LEFT_CRASH:
-                    self._guest_crashes(vcpu)
-                else:
-                    with self.locked():
-                        self._access(vcpu.exit)
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not look like a guest that hangs
-                self._host_failed(error)
+        try:
+            if vcpu.exit.kind == lib.LEFT_CRASH:
+                self._guest_crashes(vcpu)
+            else:
+                with self.locked():
+                    self._access(vcpu.exit)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not look like a guest that hangs
+            self._host_failed(error)
 
     def _access(self, left: Any) -> None:
         """One access, or as many as a string instruction has items."""
@@ -344,7 +340,7 @@ class Board:
         """Say where, and let the owner thread stop the rest. This thread stays out of the guest until a reset."""
         registers = self.cpu.vcpus[vcpu.index].registers()
         reason, rip = vcpu.exit.reason, registers["rip"]
-        text = _crash_text(reason, vcpu.exit.detail)
+        text = _crash_text(self.cpu.name, reason, vcpu.exit.detail)
         last, _ = self.feed.read(max(0, self.feed.position() - LAST_EVENTS))
         self.crash = GuestCrash(vcpu.index, rip, text, last)
         self.feed.emit(Kind.CRASH, -1, reason, rip, vcpu.index)
@@ -370,11 +366,15 @@ class Board:
         self._retire(State.CRASHED)
 
 
-def _crash_text(reason: int, detail: int) -> str:
-    """An exit reason of KVM in words; a negative one (modulo 2**64) is the errno of a call that failed."""
-    if reason >> 63:
-        return f"KVM refused: {os.strerror(2**64 - reason)}"
-    return EXIT_REASONS.get(reason, f"exit reason {reason}, detail {detail:#x}")
+def _crash_text(cpu: str, reason: int, detail: int) -> str:
+    """Why a vCPU cannot go on, in words; `detail` is the back end's own number."""
+    said: dict[int, str] = {
+        Crash.TRIPLE_FAULT: "triple fault",
+        Crash.BAD_STATE: f"the CPU refused the guest's state ({cpu}: {detail:#x})",
+        Crash.CANNOT_EXECUTE: f"an instruction that cannot be executed here ({cpu}: {detail:#x})",
+        Crash.REFUSED: f"{cpu} refused: {os.strerror(detail)}",
+    }
+    return said.get(reason, f"unknown exit of {cpu}: {detail:#x}")
 
 
 class _NoCpu:

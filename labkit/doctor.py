@@ -134,7 +134,7 @@ def _run_ns(vcpu: Any) -> int:
     actor = lib.lk_actor()
     lib.lk_vcpu_ask(vcpu, lib.ASK_RUN)
     start_ns = time.perf_counter_ns()
-    left = lib.lk_vcpu_run(vcpu)
+    left = lib.lk_kvm_run(vcpu)
     spent_ns = time.perf_counter_ns() - start_ns
     lib.lk_set_actor(actor)
     if left != lib.LEFT_IO:

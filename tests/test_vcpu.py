@@ -82,7 +82,7 @@ def test_state_that_cannot_be_loaded_is_one_crash(boot: Boot) -> None:
     bad = ffi.new("lk_load[]", [(NO_SUCH_IOCTL, ffi.NULL)])
     lib.lk_vcpu_load(board.cpu.vcpus[0].native, bad, 1)
     vm.resume()
-    with pytest.raises(GuestError, match=r"vCPU 0 crashed at rip=0x.*: KVM refused"):
+    with pytest.raises(GuestError, match=r"vCPU 0 crashed at rip=0x.*: kvm refused"):
         vm.wait(timeout_s=10)
     board.owner.call(lambda: None)
     assert len(vm.trace.events("crash")) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from labkit.cpu.entry import Entry
@@ -10,10 +10,11 @@ from labkit.errors import UsageError
 from labkit.memory import GuestMemory
 
 Message = tuple[int, int]  # address and data of an MSI
+Serve = Callable[[Any], None]  # what is done in Python for an exit of a vCPU (its lk_vcpu, where `exit` says which)
 
 
 class Vcpu(Protocol):
-    """One virtual CPU. `native` is its lk_vcpu in the C core, which the vCPU thread runs in."""
+    """One virtual CPU. `native` is its lk_vcpu in the C core."""
 
     native: Any
     index: int
@@ -38,6 +39,16 @@ class Cpu(Protocol):
     @property
     def line_fd(self) -> int:
         """Whose interrupt lines the C core drives (lk_device.intx_fd); -1: there are none."""
+
+    @property
+    def threads(self) -> Sequence[str]:
+        """Names of the threads that its vCPUs need: one each, or one for all."""
+
+    def run(self, thread: int, serve: Serve) -> None:
+        """Execute guest code in the calling thread, number `thread`, until every vCPU of it is asked to quit.
+
+        `serve` is called, in that thread, for each exit that the C core does not serve itself.
+        """
 
     def power_on(self) -> None:
         """Interrupt controllers beside the vCPUs as at power-on. The vCPUs are stopped, and no line is high."""

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from labkit.abi import NUMBERS
-from labkit.cpu import Message
+from labkit.cpu import Message, Serve
 from labkit.cpu.entry import CODE_SELECTOR, DATA_SELECTOR, Entry
 from labkit.cpu.statistics import read_statistics
 from labkit.errors import HostError
@@ -99,6 +99,8 @@ class Kvm:
         self._fd = -1
         self._pins = NUMBERS["IOAPIC_PINS"] if intx else 0  # lines of the full irqchip; messages are routed after them
         self._controllers: list[Any] = []  # their state at power-on
+        if (failed := lib.lk_kvm_install_signal()) < 0:
+            raise HostError("sigaction", -failed, "the signal labkit uses is taken")
         device = open_device()
         try:
             self._fd = ioctl(device, "KVM_CREATE_VM")
@@ -116,6 +118,7 @@ class Kvm:
         ioctl(self._fd, "KVM_SET_TSS_ADDR", TSS_GPA)
         if self._pins:
             self._create_controllers()
+            lib.lk_kvm_wire_lines(memory.native)
         else:
             pins = [NUMBERS["IOAPIC_PINS"]]
             split = ffi.new("struct kvm_enable_cap *", {"cap": lib.KVM_CAP_SPLIT_IRQCHIP, "args": pins})
@@ -141,6 +144,17 @@ class Kvm:
         if chip != lib.KVM_IRQCHIP_IOAPIC:
             state.chip.pic.imr = PIC_ALL_MASKED
         return state
+
+    @property
+    def threads(self) -> list[str]:
+        """One for each vCPU."""
+        return [f"vcpu{vcpu.index}" for vcpu in self.vcpus]
+
+    def run(self, thread: int, serve: Serve) -> None:
+        """The life of a vCPU's thread: in the guest, but for the exits that are served in Python."""
+        vcpu = self.vcpus[thread].native
+        while lib.lk_kvm_run(vcpu) != lib.LEFT_QUIT:
+            serve(vcpu)
 
     def power_on(self) -> None:
         """Interrupt controllers as at power-on: no pin of the I/O APIC leads anywhere, nothing is in service."""
@@ -176,7 +190,7 @@ class Kvm:
         """KVM_SET_GSI_ROUTING: the whole table at once; costs the kernel a grace period."""
         addresses = [address for address, _ in messages]
         data = [data for _, data in messages]
-        result = lib.lk_set_msi_routes(self._fd, self._pins, len(messages), addresses, data)
+        result = lib.lk_kvm_set_routes(self._fd, self._pins, len(messages), addresses, data)
         if result < 0:
             raise HostError("KVM_SET_GSI_ROUTING", -result)
 
@@ -213,7 +227,7 @@ class KvmVcpu:
             self._page = lib.lk_map_shared(self.fd, _run_page_bytes())
             if self._page == ffi.NULL:
                 raise HostError("mmap(vcpu)", ffi.errno)
-            self.native = lib.lk_vcpu_new(memory.native, index, self.fd, self._page)
+            self.native = lib.lk_kvm_vcpu_new(memory.native, index, self.fd, self._page)
             ioctl(self.fd, "KVM_SET_CPUID2", _cpuid(index))
             self._fresh = self._fresh_state()
             self._entry: Entry | None = None

@@ -19,13 +19,14 @@ ABI = ROOT / "guests" / "include" / "abi.h"
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
 DECLARATIONS = (
     *("events", "feed", "machine", "device", "terminal", "pydevice"),
-    *("host", "loop", "worker", "net", "vcpu", "bench"),
+    *("host", "loop", "worker", "net", "vcpu", "bench", "kvm"),
 )
 CALLED_BACK = 'extern "Python+C" int lk_python_handle(void *python, unsigned queue);'  # what C calls of Python
-KERNEL = ("kvm",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
+KERNEL = ("kvm_api",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
 SOURCES = (
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench"),
+    *("kvm", "kvm_irq", "kvm_bare"),
 )
 
 

@@ -28,9 +28,8 @@
 #include "decl/worker.h"
 #include "decl/net.h"
 #include "decl/vcpu.h"
+#include "decl/kvm.h"
 #include "decl/bench.h"
-
-void lk_line_set(int vm_fd, unsigned pin, int high); /* host.c */
 
 #define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)

@@ -104,7 +104,8 @@ int lk_intx_update(lk_device *device)
     if (high != device->intx_high) {
         device->intx_high = (uint8_t)high;
         lk_feed_emit(device->machine->feed, EV_INTX, -1, (uint64_t)high, 0, 0, 0, 0);
-        lk_line_set(device->intx_fd, INTX_PIN, high);
+        if (device->machine->set_line)
+            device->machine->set_line(device->machine->lines, device->intx_fd, INTX_PIN, high);
     }
     return high ? IRQ_WAY_INTX : IRQ_WAY_ISR;
 }

@@ -134,6 +134,16 @@ class Broken(IntEnum):
     DEVICE_CODE = _N["BROKEN_DEVICE_CODE"]
 
 
+class Crash(IntEnum):
+    """Why a vCPU cannot go on (CRASH_*)."""
+
+    TRIPLE_FAULT = _N["CRASH_TRIPLE_FAULT"]
+    BAD_STATE = _N["CRASH_BAD_STATE"]
+    CANNOT_EXECUTE = _N["CRASH_CANNOT_EXECUTE"]
+    REFUSED = _N["CRASH_REFUSED"]
+    OTHER = _N["CRASH_OTHER"]
+
+
 class Frame(IntEnum):
     """Which way a frame went, or why it went nowhere (FRAME_*)."""
 
@@ -233,7 +243,7 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     ),
     Kind.PCI_WRITE: (("offset", _hex), ("width_bytes", _plain), ("value", _hex)),
     Kind.BROKEN: (("reason", _word(Broken)), ("detail", _hex)),
-    Kind.CRASH: (("reason", _plain), ("rip", _hex), ("vcpu", _plain)),
+    Kind.CRASH: (("reason", _word(Crash)), ("rip", _hex), ("vcpu", _plain)),
     Kind.EXIT: (("exit_code", _plain),),
     Kind.DEVICE_RESET: (),
     Kind.ROLL_BACK: (("queues_undone", _plain), ("errno", _plain)),

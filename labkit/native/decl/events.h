@@ -21,7 +21,7 @@
 #define EV_STEP_DONE 17    /* a command, b vcpu, c agent status, d result0 */
 #define EV_PCI_WRITE 18    /* a offset, b width_bytes, c value */
 #define EV_BROKEN 19       /* a BROKEN_*, b detail */
-#define EV_CRASH 20        /* a exit_reason, b rip, c vcpu */
+#define EV_CRASH 20        /* a CRASH_*, b rip, c vcpu */
 #define EV_EXIT 21         /* a exit_code */
 #define EV_DEVICE_RESET 22
 #define EV_ROLL_BACK 23    /* a queues undone, b errno */
@@ -106,6 +106,13 @@
 #define BROKEN_INDIRECT 9
 #define BROKEN_REQUEST_HEADER 10
 #define BROKEN_DEVICE_CODE 11 /* the device's own code failed: its fault, not the guest's */
+
+/* why a vCPU cannot go on; the detail is the back end's own number */
+#define CRASH_TRIPLE_FAULT 1
+#define CRASH_BAD_STATE 2 /* the CPU refused the guest's state */
+#define CRASH_CANNOT_EXECUTE 3 /* an instruction the back end cannot execute */
+#define CRASH_REFUSED 4 /* a system call failed: detail is its errno */
+#define CRASH_OTHER 5
 
 /* which way a frame went, or why it went nowhere */
 #define FRAME_SENT 0

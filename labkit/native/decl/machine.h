@@ -7,13 +7,16 @@ typedef struct lk_lock lk_lock;
 typedef struct lk_console lk_console;
 typedef struct lk_loop lk_loop;
 
-typedef struct {
+typedef struct lk_machine lk_machine;
+struct lk_machine {
     lk_memory memory;
     lk_feed *feed;
     lk_lock *lock;
     lk_console *console;
     lk_loop *loop; /* the iothread's; NULL: there is none */
-} lk_machine;
+    void (*set_line)(void *lines, int fd, unsigned pin, int high); /* where a level goes; NULL: nowhere */
+    void *lines;
+};
 
 lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity);
 void lk_machine_free(lk_machine *machine);

@@ -5,21 +5,25 @@ typedef struct {
     uint32_t count; /* items of a string instruction */
     uint64_t gpa; /* MMIO */
     uint8_t *data;
-    uint64_t reason, detail; /* of a crash: KVM_EXIT_* (or -errno), hardware's or KVM's own code */
+    uint64_t reason, detail; /* of a crash: CRASH_*, and what the back end itself said */
 } lk_exit;
 
 typedef struct lk_vcpu_sync lk_vcpu_sync;
+typedef struct lk_vcpu_ops lk_vcpu_ops;
 
-typedef struct {
+typedef struct lk_vcpu lk_vcpu;
+struct lk_vcpu {
     lk_machine *machine;
     lk_device *device; /* whose QUEUE_NOTIFY is served without Python */
-    int fd, index;
+    int index;
     lk_exit exit;
-    void *run_page; /* struct kvm_run, mapped from fd */
     lk_vcpu_sync *sync;
-} lk_vcpu;
+    const lk_vcpu_ops *ops; /* what its back end does for it */
+    int fd; /* KVM: the vCPU */
+    void *run_page; /* KVM: struct kvm_run, mapped from fd */
+};
 
-/* why lk_vcpu_run came back */
+/* what kind of exit */
 #define LEFT_QUIT 0
 #define LEFT_IO 1
 #define LEFT_MMIO 2
@@ -31,15 +35,13 @@ typedef struct {
 #define ASK_SETTLE 2 /* the same with nothing half done: the registers tell the truth */
 #define ASK_QUIT 3
 
-/* one ioctl of the vCPU with its struct; a vCPU's own thread loads its state */
+/* a part of a vCPU's state, loaded by its own thread: for KVM an ioctl and its struct */
 typedef struct {
     unsigned long request;
     void *state;
 } lk_load;
 
-lk_vcpu *lk_vcpu_new(lk_machine *machine, int index, int fd, void *run_page);
 void lk_vcpu_free(lk_vcpu *vcpu);
-int lk_vcpu_run(lk_vcpu *vcpu);
 void lk_vcpu_ask(lk_vcpu *vcpu, int what);
 void lk_vcpu_retire(lk_vcpu *vcpu);
 int lk_vcpu_wait_stopped(lk_vcpu *vcpu, int timeout_ms);
@@ -47,4 +49,3 @@ void lk_vcpu_load(lk_vcpu *vcpu, const lk_load *loads, unsigned count);
 int lk_step_busy(lk_vcpu *vcpu);
 int lk_step_post(lk_vcpu *vcpu, uint32_t command);
 int lk_step_wait(lk_vcpu *vcpu, int timeout_ms);
-int lk_install_signal(void);
