@@ -158,6 +158,23 @@ def test_a_compiler_that_finds_no_headers_of_python_is_quoted(tmp_path: Path) ->
     assert (half.package / "labkit" / "guest_images" / "agent.bin").is_file()
 
 
+@pytest.mark.slow
+def test_without_the_kernels_header_the_core_is_built_without_kvm(tmp_path: Path) -> None:
+    """Where linux/kvm.h cannot be read, everything but the KVM back end is built; who asks for KVM hears why."""
+    fake = tmp_path / "headers" / "linux"
+    fake.mkdir(parents=True)
+    (fake / "kvm.h").write_text("#error no linux/kvm.h here\n")
+    without = built(ROOT, tmp_path, CFLAGS=f"-I{fake.parent}")
+    (note,) = without.left_out.splitlines()
+    assert note.startswith("kvm: ") and "no linux/kvm.h here" in note
+
+    assert without.python("-c", "from labkit import native as n; assert n.BUILT and not n.HAS_KVM").stderr == ""
+    asked = without.python("-c", "import labkit; labkit.boot('blk', cpu='kvm')")
+    assert "HostError: the KVM back end: ENOSYS" in asked.stderr and "no linux/kvm.h here" in asked.stderr
+    doctor = without.verb("doctor")
+    assert doctor.stderr == "" and "/dev/kvm: the KVM back end: ENOSYS" in doctor.stdout
+
+
 def test_a_core_that_does_not_compile_is_no_missing_tool(tmp_path: Path) -> None:
     """Where every tool is there and a source is wrong, the build fails: a developer is not left with less."""
     tree = copy_of_the_tree(tmp_path / "tree")

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from labkit.installation import missing
 
-__all__ = ["BUILT", "WHERE", "ffi", "lib"]
+__all__ = ["BUILT", "HAS_KVM", "WHERE", "ffi", "lib"]
 
 
 class NotBuilt:
@@ -36,3 +36,4 @@ except ImportError as error:
     WHERE = str(error)
     ffi = lib = NotBuilt()
 BUILT = not isinstance(lib, NotBuilt)
+HAS_KVM = BUILT and hasattr(lib, "lk_kvm_run")  # else built without the KVM back end

@@ -19,16 +19,21 @@ ABI = ROOT / "guests" / "include" / "abi.h"
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
 DECLARATIONS = (
     *("events", "feed", "machine", "device", "terminal", "pydevice"),
-    *("host", "loop", "worker", "net", "vcpu", "bench", "kvm"),
+    *("host", "loop", "worker", "net", "vcpu", "bench"),
 )
 CALLED_BACK = 'extern "Python+C" int lk_python_handle(void *python, unsigned queue);'  # what C calls of Python
-KERNEL = ("kvm_api",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
 SOURCES = (
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench"),
-    *("kvm", "kvm_irq", "kvm_bare"),
 )
-
+# The KVM back end is part of the core where the compiler takes KVM_PROBE, see `refused`.
+KVM_DECLARATIONS = ("kvm", "kvm_api")  # the second, the kernel's own structs, is for cffi: C has <linux/kvm.h>
+KVM_SOURCES = ("kvm", "kvm_irq", "kvm_bare")
+KVM_PREAMBLE = """#include <linux/kvm.h>
+#ifndef KVM_GET_STATS_FD /* headers older than Linux 5.14 */
+#define KVM_GET_STATS_FD _IO(KVMIO, 0xce)
+#endif
+"""
 
 # What a compiler must take for the core to be built, and for the KVM back end to be in it.
 CORE_PROBE = "#include <Python.h>\n#include <sys/eventfd.h>\n"
@@ -36,7 +41,7 @@ KVM_PROBE = """#ifndef __x86_64__
 #error KVM is used on x86-64 only
 #endif
 #include <linux/kvm.h>
-int newest[] = {KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_IMMEDIATE_EXIT, KVM_GET_STATS_FD};
+int newest[] = {KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_IMMEDIATE_EXIT};
 """
 
 
@@ -66,15 +71,16 @@ def declaration(path: Path) -> str:
 
 def builder() -> FFI:
     """The module: what Python sees of it, its sources and its flags."""
+    has_kvm = refused(KVM_PROBE) is None
     ffi = FFI()
-    for path in (ABI, *(HERE / "decl" / f"{name}.h" for name in (*DECLARATIONS, *KERNEL))):
+    for path in (ABI, *(HERE / "decl" / f"{name}.h" for name in DECLARATIONS + KVM_DECLARATIONS * has_kvm)):
         ffi.cdef(declaration(path))
     ffi.cdef(CALLED_BACK)
     extra = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"] if sanitized() else ["-O2"]
     ffi.set_source(
         "labkit.native._core",
-        '#include "core.h"\n#include <linux/kvm.h>\n',
-        sources=[os.path.relpath(HERE / f"{name}.c", ROOT) for name in SOURCES],
+        '#include "core.h"\n' + KVM_PREAMBLE * has_kvm,
+        sources=[os.path.relpath(HERE / f"{name}.c", ROOT) for name in SOURCES + KVM_SOURCES * has_kvm],
         include_dirs=[str(HERE), str(ABI.parent)],
         depends=[str(path) for path in (ABI, *HERE.glob("*.h"), *HERE.glob("decl/*.h"))],
         extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *extra],
