@@ -134,6 +134,6 @@ lock:  ## write requirements.lock anew from pyproject.toml, with the newest vers
 	@grep -c == requirements.lock | sed 's/$$/ packages locked/'
 
 clean:  ## remove everything that make made, .venv too
-	@rm -rf $(VENV) build dist labkit/guest_images *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) build dist labkit/guest_images labkit/left_out.txt *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find labkit guests tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@find labkit -name '*.so' -delete

@@ -10,6 +10,7 @@ import sysconfig
 OLDEST_PYTHON = (3, 11)
 PROBE = "#include <Python.h>\n#include <linux/kvm.h>\n#include <sys/eventfd.h>\nint probe;\n"
 MACHINES = ("x86_64", "aarch64")  # the second without KVM, and with a cross compiler for the guests
+COMPILER_PACKAGES, BINUTILS_PACKAGES = ["gcc", "libc6-dev"], ["binutils"]
 CROSS_COMPILER, CROSS_PACKAGE = "x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"
 
 
@@ -37,13 +38,13 @@ def missing_parts():
     compiler = os.environ.get("CC", "gcc").split()
     if not shutil.which(compiler[0]):
         problems.append(f"no C compiler ({compiler[0]})")
-        packages += ["gcc", "libc6-dev"]
+        packages += COMPILER_PACKAGES
     elif headers and not compiles(compiler):
         problems.append(f"{compiler[0]} finds no C library or no kernel headers (linux/kvm.h)")
         packages += ["libc6-dev"]
     if not shutil.which("objdump"):
         problems.append("no binutils (objdump)")
-        packages += ["binutils"]
+        packages += BINUTILS_PACKAGES
     if platform.machine() != "x86_64" and not shutil.which(CROSS_COMPILER):
         problems.append(f"no compiler for the guests, which are x86-64 ({CROSS_COMPILER})")
         packages += [CROSS_PACKAGE]
