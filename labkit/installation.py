@@ -33,11 +33,11 @@ def mend(part: str) -> str:
     return f"install {NEEDS[part]}, then {BUILD_AGAIN}"
 
 
-def missing(part: str, found: str = "not there") -> HostError:
+def missing(part: str, found: str = "not there", kind: type[HostError] = HostError) -> HostError:
     """The error for whoever needs a part that was left out; `found` is said where no reason was written down.
 
     Without the core it speaks of the core: the other parts are of no use then, and mostly lack the same compiler.
     """
     why = {part: found} | left_out()
     named = "core" if "core" in why else part
-    return HostError(PARTS[named], errno.ENOSYS, f"left out of this installation: {why[named]}; {mend(named)}")
+    return kind(PARTS[named], errno.ENOSYS, f"left out of this installation: {why[named]}; {mend(named)}")
