@@ -15,13 +15,14 @@ ABI = ROOT / "guests" / "include" / "abi.h"
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
 DECLARATIONS = (
     *("events", "feed", "machine", "device", "terminal", "pydevice"),
-    *("host", "loop", "worker", "net", "vcpu", "bench"),
+    *("host", "loop", "worker", "net", "vcpu", "irqchip", "bench"),
 )
 CALLED_BACK = 'extern "Python+C" int lk_python_handle(void *python, unsigned queue);'  # what C calls of Python
 KERNEL = ("kvm",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
 SOURCES = (
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench"),
+    *("irqchip", "apic", "apic_timer", "ioapic", "pic"),
 )
 
 

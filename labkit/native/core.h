@@ -28,8 +28,10 @@
 #include "decl/worker.h"
 #include "decl/net.h"
 #include "decl/vcpu.h"
+#include "decl/irqchip.h"
 #include "decl/bench.h"
 
+#define PIC_PINS 8 /* of each of the two */
 void lk_line_set(int vm_fd, unsigned pin, int high); /* host.c */
 
 #define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)

@@ -2,8 +2,6 @@
 #include "core.h"
 #include <linux/kvm.h>
 
-#define PIC_PINS 8 /* of each of the two */
-
 long lk_ioctl(int fd, unsigned long request, void *argument)
 {
     int result = ioctl(fd, request, argument);
