@@ -15,13 +15,18 @@ ABI = ROOT / "guests" / "include" / "abi.h"
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
 DECLARATIONS = (
     *("events", "feed", "machine", "device", "terminal", "pydevice"),
-    *("host", "loop", "worker", "net", "vcpu", "bench", "kvm"),
+    *("host", "loop", "worker", "net", "vcpu", "irqchip", "emulated", "bench", "kvm"),
 )
-CALLED_BACK = 'extern "Python+C" int lk_python_handle(void *python, unsigned queue);'  # what C calls of Python
+CALLED_BACK = """
+extern "Python+C" int lk_python_handle(void *python, unsigned queue);
+extern "Python+C" void lk_python_exit(void *python, lk_vcpu *vcpu);
+"""  # what C calls of Python
 KERNEL = ("kvm_api",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
 SOURCES = (
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench"),
+    *("irqchip", "apic", "apic_timer", "ioapic", "pic"),
+    *("unicorn", "emulated", "emulated_io", "emulated_cpu", "emulated_frame"),
     *("kvm", "kvm_irq", "kvm_bare"),
 )
 
@@ -46,7 +51,7 @@ def builder() -> FFI:
         depends=[str(path) for path in (ABI, *HERE.glob("*.h"), *HERE.glob("decl/*.h"))],
         extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *extra],
         extra_link_args=["-fsanitize=address,undefined"] if sanitized() else [],
-        libraries=["pthread"],
+        libraries=["pthread", "dl"],
     )
     return ffi
 

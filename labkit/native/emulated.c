@@ -30,13 +30,6 @@ uint64_t emulated_timer_ns(const lk_emulated *emulated)
     return emulated->executed * NS_PER_INSTRUCTION + emulated->slept_ns;
 }
 
-/* The instruction that is being executed is the last one of this turn. */
-void emulated_end_turn(emulated_cpu *cpu)
-{
-    cpu->stopping = 1;
-    unicorn.emu_stop(cpu->cpu);
-}
-
 static void wake(lk_emulated *emulated)
 {
     const uint64_t one = 1;
@@ -153,8 +146,9 @@ static void execute(emulated_cpu *cpu, uint32_t instructions)
     cpu->counts.instructions += instructions - cpu->left;
     cpu->emulated->executed += instructions - cpu->left;
     if (cpu->exception != NO_EXCEPTION) {
-        if (emulated_exception(cpu, cpu->exception))
-            crash(cpu, CRASH_TRIPLE_FAULT, 0);
+        int crashes = emulated_exception(cpu, cpu->exception);
+        if (crashes)
+            crash(cpu, (uint64_t)crashes, (uint64_t)cpu->exception);
     } else if (error) {
         crash(cpu, CRASH_CANNOT_EXECUTE, (uint64_t)error);
     } else if (!cpu->stopping) { /* it stopped by itself */
@@ -164,30 +158,29 @@ static void execute(emulated_cpu *cpu, uint32_t instructions)
     }
 }
 
-/* An interrupt that may not be taken yet waits for one instruction, no longer. */
-static uint32_t interrupt_or_wait(emulated_cpu *cpu)
+/* One that may not be taken yet is looked at before each instruction: the guest's window may be a short one. */
+static void interrupt(emulated_cpu *cpu)
 {
     unsigned index = (unsigned)cpu->vcpu->index;
     lk_irqchip_set_time(cpu->emulated->chip, emulated_timer_ns(cpu->emulated));
-    if (!lk_irqchip_pending(cpu->emulated->chip, index))
-        return UINT32_MAX;
-    if (!emulated_may_interrupt(cpu))
-        return 1;
+    cpu->interrupted = lk_irqchip_pending(cpu->emulated->chip, index);
+    if (!cpu->interrupted || !emulated_may_interrupt(cpu))
+        return;
+    cpu->interrupted = 0;
     int vector = lk_irqchip_accept(cpu->emulated->chip, index);
-    if (vector >= 0 && emulated_interrupt(cpu, vector))
-        crash(cpu, CRASH_TRIPLE_FAULT, 0);
-    return UINT32_MAX;
+    int crashes = vector < 0 ? 0 : emulated_interrupt(cpu, vector);
+    if (crashes)
+        crash(cpu, (uint64_t)crashes, (uint64_t)vector);
 }
 
 /* One part of a turn: up to an exit or to its end. Returns how many instructions it took. */
 static uint32_t part_of_turn(emulated_cpu *cpu, uint32_t left)
 {
-    uint32_t most = interrupt_or_wait(cpu);
-    uint32_t instructions = most < left ? most : left;
+    interrupt(cpu);
     if (load_relaxed(&cpu->vcpu->sync->dead))
         return left;
-    execute(cpu, instructions);
-    return instructions - cpu->left;
+    execute(cpu, left);
+    return left - cpu->left;
 }
 
 /* -- everybody's turn ---------------------------------------------------------------------------------------------------- */

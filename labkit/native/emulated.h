@@ -23,10 +23,11 @@ typedef struct {
     lk_emulated *emulated;
     lk_vcpu *vcpu;
     uc_engine *cpu;
-    uc_context *protected_mode, *long_mode; /* the two states that a guest can begin in */
+    uc_context *protected_mode, *long_mode, *real_mode; /* the states that a guest can begin in */
     uint32_t left; /* instructions of its turn */
-    int stopping; /* its turn ends before the next instruction */
+    int stopping; /* its turn ends before the next instruction: the library is told there, not in the middle of one */
     int exception; /* raised by the last instruction; NO_EXCEPTION */
+    int interrupted; /* an interrupt waits for the guest to allow it */
     int halted, waits_for_sipi;
     uint64_t rip; /* as the CPU has it between two turns */
     uint64_t last; /* linear address of the instruction executed last */
@@ -59,7 +60,6 @@ struct lk_emulated {
 
 uint64_t emulated_timer_ns(const lk_emulated *emulated);
 uint64_t emulated_tsc(const lk_emulated *emulated);
-void emulated_end_turn(emulated_cpu *cpu);
 
 int emulated_io_set_up(emulated_cpu *cpu); /* hooks; 0 or -errno */
 void emulated_hand_up(emulated_cpu *cpu); /* vcpu->exit, to Python */
@@ -71,7 +71,7 @@ void emulated_start_up(emulated_cpu *cpu, uint8_t sipi_vector);
 void *emulated_linear(const emulated_cpu *cpu, uint64_t linear, uint64_t *in_page); /* NULL: nothing is mapped there */
 
 int emulated_may_interrupt(const emulated_cpu *cpu);
-int emulated_interrupt(emulated_cpu *cpu, int vector); /* 0, or -1: a triple fault */
+int emulated_interrupt(emulated_cpu *cpu, int vector); /* 0, or CRASH_* */
 int emulated_exception(emulated_cpu *cpu, int vector);
 
 #endif

@@ -13,57 +13,81 @@ enum { CR0_PE = 1, CR0_ET = 1 << 4, CR4_PSE = 1 << 4, CR4_PAE = 1 << 5, EFER_LME
 
 /* -- how a guest begins -------------------------------------------------------------------------------------------- */
 
-enum { CODE_SELECTOR = 0x08, DATA_SELECTOR = 0x10, TABLE_BYTES = 24 };
-enum { TABLE_32 = 0, TABLE_64 = 0x20, PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, SCRATCH_BYTES = 0x4000 };
+/* A segment register gets its hidden part only by an instruction that loads it. So a few instructions are executed, once,
+ * before guest memory is there; what they leave is kept, for each mode. */
+enum { NULL_SEGMENT = 0, CODE = 0x08, DATA = 0x10, CODE_64 = 0x18, CODE_16 = 0x20, DATA_16 = 0x28, TABLE_BYTES = 0x30 };
+enum { CODE_AT = 0x800, PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, SCRATCH_BYTES = 0x4000 };
 
-static void set_table(emulated_cpu *cpu, int which, uint64_t base, uint32_t limit)
+static void set_table(emulated_cpu *cpu, int which, uint32_t limit)
 {
-    uc_table table = {.base = base, .limit = limit};
+    uc_table table = {.limit = limit};
     unicorn.reg_write(cpu->cpu, which, &table);
 }
 
-static void load_segments(emulated_cpu *cpu, uint64_t table)
-{
-    const int data[] = {NUMBER.X86_REG_DS, NUMBER.X86_REG_ES, NUMBER.X86_REG_FS, NUMBER.X86_REG_GS, NUMBER.X86_REG_SS};
-    set_table(cpu, NUMBER.X86_REG_GDTR, table, TABLE_BYTES - 1);
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_CS, CODE_SELECTOR);
-    for (size_t i = 0; i < sizeof data / sizeof *data; i++)
-        unicorn_write(cpu->cpu, data[i], DATA_SELECTOR);
-    set_table(cpu, NUMBER.X86_REG_GDTR, 0, TABLE_LIMIT);
-    set_table(cpu, NUMBER.X86_REG_IDTR, 0, TABLE_LIMIT);
-}
-
-/* Flat segments for both modes, and page tables for the first 2 MiB, which the tables themselves are in. */
+/* The descriptors, and page tables for the first 2 MiB. */
 static void write_scratch(uint8_t *scratch)
 {
-    const uint64_t tables[2][3] = {{0, 0x00cf9b000000ffff, 0x00cf93000000ffff}, {0, 0x00af9b000000ffff, 0x00cf93000000ffff}};
+    const uint64_t table[] = {0,
+                              0x00cf9b000000ffff,
+                              0x00cf93000000ffff,
+                              0x00af9b000000ffff,
+                              0x00009b000000ffff,
+                              0x000093000000ffff};
     const uint64_t next[3][2] = {{PML4, PDPT | 3}, {PDPT, PD | 3}, {PD, 0x83}}; /* present, writable; the last one large */
-    memcpy(scratch + TABLE_32, tables[0], TABLE_BYTES);
-    memcpy(scratch + TABLE_64, tables[1], TABLE_BYTES);
+    memcpy(scratch, table, sizeof table);
     for (int i = 0; i < 3; i++)
         memcpy(scratch + next[i][0], &next[i][1], sizeof next[i][1]);
 }
 
-static int keep(emulated_cpu *cpu, uc_context **context)
+/* In 32-bit or 16-bit code: every data segment, then the code segment by a far jump to a hlt. */
+static void load_segments(emulated_cpu *cpu, uint8_t *scratch, int wide, uint16_t data, uint16_t code)
 {
-    return unicorn.context_alloc(cpu->cpu, context) || unicorn.context_save(cpu->cpu, *context) ? -ENOMEM : 0;
+    uint8_t text[] = {0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xe0, 0x8e, 0xe8, 0x8e, 0xd0, 0xea, 0, 0, 0, 0, 0, 0, 0xf4};
+    uint8_t *operand = text + 11;
+    const uint32_t hlt = CODE_AT + sizeof text - 1;
+    unsigned width = wide ? sizeof hlt : sizeof(uint16_t);
+    memcpy(operand, &hlt, width);
+    memcpy(operand + width, &code, sizeof code);
+    memcpy(scratch + CODE_AT, text, sizeof text);
+    unicorn_forget_code(cpu->cpu);
+    unicorn_write(cpu->cpu, NUMBER.X86_REG_RAX, data);
+    unicorn.emu_start(cpu->cpu, CODE_AT, 0, 0, 0);
 }
 
-/* Protected mode as a multiboot loader leaves it, then long mode as the lab's own entry has it (guests/README.md). */
-static int keep_both(emulated_cpu *cpu)
+static int keep(emulated_cpu *cpu, uc_context **context)
 {
+    set_table(cpu, NUMBER.X86_REG_GDTR, TABLE_LIMIT);
+    int failed = unicorn.context_alloc(cpu->cpu, context) || unicorn.context_save(cpu->cpu, *context);
+    set_table(cpu, NUMBER.X86_REG_GDTR, TABLE_BYTES - 1);
+    return failed ? -ENOMEM : 0;
+}
+
+/* Protected mode as a multiboot loader leaves it; long mode as the lab's own entry has it (guests/README.md); real mode,
+ * in which an application processor starts. */
+static int keep_modes(emulated_cpu *cpu, uint8_t *scratch)
+{
+    int failed;
     unicorn_write(cpu->cpu, NUMBER.X86_REG_CR0, CR0_PG | CR0_PE | CR0_ET); /* on and off again: out of long mode, */
     unicorn_write(cpu->cpu, NUMBER.X86_REG_CR0, CR0_PE | CR0_ET);          /* in which the library opens a CPU */
     unicorn_write_msr(cpu->cpu, MSR_EFER, 0);
     unicorn_write(cpu->cpu, NUMBER.X86_REG_CR4, 0);
-    load_segments(cpu, TABLE_32);
-    int failed = keep(cpu, &cpu->protected_mode);
+    set_table(cpu, NUMBER.X86_REG_IDTR, TABLE_LIMIT);
+    set_table(cpu, NUMBER.X86_REG_GDTR, TABLE_BYTES - 1);
+    load_segments(cpu, scratch, 1, DATA, CODE);
+    failed = keep(cpu, &cpu->protected_mode);
     unicorn_write(cpu->cpu, NUMBER.X86_REG_CR4, CR4_PAE);
     unicorn_write(cpu->cpu, NUMBER.X86_REG_CR3, PML4);
     unicorn_write_msr(cpu->cpu, MSR_EFER, EFER_LME);
     unicorn_write(cpu->cpu, NUMBER.X86_REG_CR0, CR0_PG | CR0_PE | CR0_ET);
-    load_segments(cpu, TABLE_64);
-    return failed ? failed : keep(cpu, &cpu->long_mode);
+    load_segments(cpu, scratch, 1, DATA, CODE_64);
+    unicorn_write(cpu->cpu, NUMBER.X86_REG_CS, CODE); /* the selector that the contract names */
+    failed = failed ? failed : keep(cpu, &cpu->long_mode);
+    unicorn.context_restore(cpu->cpu, cpu->protected_mode);
+    set_table(cpu, NUMBER.X86_REG_GDTR, TABLE_BYTES - 1);
+    load_segments(cpu, scratch, 1, DATA_16, CODE_16);
+    unicorn_write(cpu->cpu, NUMBER.X86_REG_CR0, CR0_ET);
+    load_segments(cpu, scratch, 0, NULL_SEGMENT, NULL_SEGMENT);
+    return failed ? failed : keep(cpu, &cpu->real_mode);
 }
 
 int emulated_cpu_set_up(emulated_cpu *cpu)
@@ -74,7 +98,7 @@ int emulated_cpu_set_up(emulated_cpu *cpu)
     write_scratch(scratch);
     int failed = unicorn.mem_map_ptr(cpu->cpu, 0, SCRATCH_BYTES, (uint32_t)NUMBER.PROT_ALL, scratch) ? -ENOMEM : 0;
     if (!failed) {
-        failed = keep_both(cpu);
+        failed = keep_modes(cpu, scratch);
         unicorn.mem_unmap(cpu->cpu, 0, SCRATCH_BYTES);
     }
     munmap(scratch, SCRATCH_BYTES);
@@ -83,10 +107,10 @@ int emulated_cpu_set_up(emulated_cpu *cpu)
 
 void emulated_cpu_free(emulated_cpu *cpu)
 {
-    if (cpu->protected_mode)
-        unicorn.context_free(cpu->protected_mode);
-    if (cpu->long_mode)
-        unicorn.context_free(cpu->long_mode);
+    uc_context *kept[] = {cpu->protected_mode, cpu->long_mode, cpu->real_mode};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        if (kept[i])
+            unicorn.context_free(kept[i]);
     if (cpu->cpu)
         unicorn.close(cpu->cpu);
 }
@@ -141,15 +165,20 @@ int emulated_load(emulated_cpu *cpu)
     return 0;
 }
 
-/* An application processor that was told to start: real mode, at the page that the message names. */
+/* An application processor that was told to start: real mode, at the page that the message names. It gets there by a far
+ * jump that stands in its memory for a moment; nobody else executes meanwhile. */
 void emulated_start_up(emulated_cpu *cpu, uint8_t sipi_vector)
 {
-    const int data[] = {NUMBER.X86_REG_DS, NUMBER.X86_REG_ES, NUMBER.X86_REG_FS, NUMBER.X86_REG_GS, NUMBER.X86_REG_SS};
-    unicorn.context_restore(cpu->cpu, cpu->protected_mode);
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_CR0, CR0_ET);
-    for (size_t i = 0; i < sizeof data / sizeof *data; i++)
-        unicorn_write(cpu->cpu, data[i], 0);
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_CS, (uint64_t)sipi_vector << 8);
+    uint8_t jump[] = {0xea, 0, 0, 0, sipi_vector}, kept[sizeof jump], *ram = cpu->vcpu->machine->memory.host;
+    memcpy(kept, ram, sizeof kept);
+    memcpy(ram, jump, sizeof jump);
+    unicorn.context_restore(cpu->cpu, cpu->real_mode);
+    unicorn_forget_code(cpu->cpu);
+    cpu->left = 1;
+    cpu->stopping = 0;
+    unicorn.emu_start(cpu->cpu, 0, 0, 0, 0);
+    memcpy(ram, kept, sizeof kept);
+    unicorn_forget_code(cpu->cpu);
     cpu->rip = 0;
     cpu->waits_for_sipi = cpu->halted = 0;
 }

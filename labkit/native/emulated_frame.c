@@ -6,11 +6,13 @@
 
 enum { FLAG_TF = 1 << 8, FLAG_IF = 1 << 9, FLAG_NT = 1 << 14, FLAG_RF = 1 << 16, FLAG_VM = 1 << 17 };
 enum { GATE_INTERRUPT = 0xe, GATE_TRAP = 0xf, GATE_TYPE = 0x1f, GATE_PRESENT = 0x80 };
-enum { CR0_PE = 1, EFER_LMA = 1 << 10, RING = 3 };
+enum { CR0_PE = 1, EFER_LMA = 1 << 10 };
 enum { EXCEPTION_PF = 14, EXCEPTION_AC = 17 };
 #define MSR_EFER UINT32_C(0xc0000080)
 
 typedef enum { REAL, PROTECTED, LONG } mode;
+
+static const unsigned word_bytes[] = {2, 4, 8}; /* of a frame, in each mode */
 
 /* Where a gate leads. */
 typedef struct {
@@ -47,7 +49,7 @@ static int copy(const emulated_cpu *cpu, uint64_t linear, void *plain, uint64_t 
 
 static int read_gate(const emulated_cpu *cpu, mode in, unsigned vector, gate *out)
 {
-    const unsigned bytes = in == LONG ? 16 : in == PROTECTED ? 8 : 4;
+    const unsigned bytes = 2 * word_bytes[in];
     uc_table idt = {0};
     uint8_t raw[16] = {0};
     uint16_t low, middle, selector;
@@ -69,97 +71,61 @@ static int read_gate(const emulated_cpu *cpu, mode in, unsigned vector, gate *ou
     return out->present && (out->type == GATE_INTERRUPT || out->type == GATE_TRAP) ? 0 : -1;
 }
 
-/* -- the stack ------------------------------------------------------------------------------------------------------- */
+/* -- the frame ------------------------------------------------------------------------------------------------------- */
 
-/* Where the frame goes. A change of ring takes the stack from the task's segment. 0 or -1. */
-static int find_stack(const emulated_cpu *cpu, mode in, const gate *to, int new_ring, uint64_t *rsp, uint16_t *ss)
+/* Where the frame goes, as a linear address. 0 or -1. */
+static int find_stack(const emulated_cpu *cpu, mode in, const gate *to, uint64_t *rsp)
 {
-    enum { RSP0 = 4, IST1 = 0x24, ESP0 = 4, SS0 = 8 };
+    enum { IST1 = 0x24 };
     uc_table task = {0};
-    unicorn.reg_read(cpu->cpu, NUMBER.X86_REG_TR, &task);
     *rsp = unicorn_read(cpu->cpu, NUMBER.X86_REG_RSP);
-    *ss = (uint16_t)unicorn_read(cpu->cpu, NUMBER.X86_REG_SS);
-    if (in == REAL) {
-        *rsp = (*rsp & 0xffff) + ((uint64_t)*ss << 4);
+    if (in == REAL)
+        *rsp = (*rsp & 0xffff) + (unicorn_read(cpu->cpu, NUMBER.X86_REG_SS) << 4);
+    if (in != LONG)
         return 0;
-    }
-    if (in == PROTECTED) {
-        uint32_t esp0 = (uint32_t)*rsp;
-        int failed = new_ring && (copy(cpu, task.base + ESP0, &esp0, sizeof esp0, 0) ||
-                                  copy(cpu, task.base + SS0, ss, sizeof *ss, 0));
-        *rsp = esp0;
-        return failed ? -1 : 0;
-    }
-    if (new_ring)
-        *ss = 0;
-    if ((to->ist && copy(cpu, task.base + IST1 + 8u * (to->ist - 1u), rsp, sizeof *rsp, 0)) ||
-        (!to->ist && new_ring && copy(cpu, task.base + RSP0, rsp, sizeof *rsp, 0)))
-        return -1;
+    unicorn.reg_read(cpu->cpu, NUMBER.X86_REG_TR, &task);
+    int failed = to->ist && copy(cpu, task.base + IST1 + 8u * (to->ist - 1u), rsp, sizeof *rsp, 0);
     *rsp &= ~UINT64_C(15);
-    return 0;
+    return failed ? -1 : 0;
 }
 
 /* Words of the mode's width, the first one lowest in memory. 0 or -1. */
-static int push_all(const emulated_cpu *cpu, mode in, uint64_t *rsp, const uint64_t *words, unsigned count)
+static int push_all(const emulated_cpu *cpu, mode in, uint64_t rsp, const uint64_t *words, unsigned count)
 {
-    const unsigned width = in == LONG ? 8 : in == PROTECTED ? 4 : 2;
-    uint8_t raw[8 * 8];
+    const unsigned width = word_bytes[in];
+    uint8_t raw[6 * sizeof *words];
     for (unsigned i = 0; i < count; i++)
         memcpy(raw + i * width, &words[i], width);
-    *rsp -= count * width;
-    return copy(cpu, *rsp, raw, count * width, 1);
+    return copy(cpu, rsp, raw, count * width, 1);
 }
 
-/* -- segments -------------------------------------------------------------------------------------------------------- */
+typedef enum { ENTERED, FAULTS, UNKNOWN } entered;
 
-/* The library lets nobody load a segment of a ring closer to the middle: it is asked in real mode, where rings are
- * unknown, and taken back into protected mode. */
-static void enter_ring_0(const emulated_cpu *cpu)
-{
-    uint64_t cr0 = unicorn_read(cpu->cpu, NUMBER.X86_REG_CR0), cr2 = unicorn_read(cpu->cpu, NUMBER.X86_REG_CR2);
-    const uint64_t paging = UINT64_C(0x80000000);
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_CR0, cr0 & ~(paging | CR0_PE));
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_SS, 0);
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_CR0, cr0);
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_CR2, cr2);
-}
-
-/* 0 or -1. */
-static int load_segments(const emulated_cpu *cpu, mode in, const gate *to, int new_ring, uint16_t ss)
-{
-    uint16_t now = (uint16_t)unicorn_read(cpu->cpu, NUMBER.X86_REG_CS);
-    if (new_ring)
-        enter_ring_0(cpu);
-    if ((new_ring || in == REAL || to->selector != now) && unicorn_write(cpu->cpu, NUMBER.X86_REG_CS, to->selector))
-        return -1;
-    return new_ring && unicorn_write(cpu->cpu, NUMBER.X86_REG_SS, ss) ? -1 : 0;
-}
-
-/* -- the frame ------------------------------------------------------------------------------------------------------- */
-
-/* 0, or -1 if the guest's tables or stack do not allow it; then nothing of the CPU has changed. */
-static int enter_gate(emulated_cpu *cpu, unsigned vector, int has_error, uint32_t error)
+/* FAULTS: the guest's tables or stack do not allow it. UNKNOWN: this CPU cannot do that: a handler in another segment, so
+ * in another ring, would have to be loaded by an instruction. Nothing of the CPU has changed then. */
+static entered enter_gate(emulated_cpu *cpu, unsigned vector, int has_error, uint32_t error)
 {
     mode in = mode_of(cpu);
     gate to;
-    uint64_t rsp, flags = unicorn_read(cpu->cpu, NUMBER.X86_REG_EFLAGS), old_rsp = unicorn_read(cpu->cpu, NUMBER.X86_REG_RSP);
-    uint16_t ss, old_ss = (uint16_t)unicorn_read(cpu->cpu, NUMBER.X86_REG_SS), cs = (uint16_t)unicorn_read(cpu->cpu, NUMBER.X86_REG_CS);
-    if (read_gate(cpu, in, vector, &to))
-        return -1;
-    int new_ring = in != REAL && (cs & RING) > (to.selector & RING);
-    if (find_stack(cpu, in, &to, new_ring, &rsp, &ss))
-        return -1;
-    const uint64_t words[] = {error, cpu->rip, cs, flags, old_rsp, old_ss};
-    const unsigned first = has_error && in != REAL ? 0 : 1, last = in == LONG || new_ring ? 6 : 4;
-    if (push_all(cpu, in, &rsp, words + first, last - first) || load_segments(cpu, in, &to, new_ring, ss))
-        return -1;
+    uint64_t rsp, flags = unicorn_read(cpu->cpu, NUMBER.X86_REG_EFLAGS);
+    uint64_t cs = unicorn_read(cpu->cpu, NUMBER.X86_REG_CS) & UINT16_MAX;
+    const uint64_t all[] = {error, cpu->rip, cs, flags, unicorn_read(cpu->cpu, NUMBER.X86_REG_RSP),
+                            unicorn_read(cpu->cpu, NUMBER.X86_REG_SS) & UINT16_MAX};
+    const uint64_t *words = has_error && in != REAL ? all : all + 1;
+    unsigned count = (unsigned)(all + (in == LONG ? 6 : 4) - words);
+    if (read_gate(cpu, in, vector, &to) || find_stack(cpu, in, &to, &rsp))
+        return FAULTS;
+    if (to.selector != cs)
+        return UNKNOWN;
+    rsp -= count * word_bytes[in];
+    if (push_all(cpu, in, rsp, words, count))
+        return FAULTS;
     uint64_t cleared = FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | (to.type == GATE_INTERRUPT ? FLAG_IF : 0);
     unicorn_write(cpu->cpu, NUMBER.X86_REG_EFLAGS, flags & ~cleared);
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_RSP, in == REAL ? rsp - ((uint64_t)ss << 4) : rsp);
-    unicorn_write(cpu->cpu, NUMBER.X86_REG_RIP, to.offset);
+    unicorn_write(cpu->cpu, NUMBER.X86_REG_RSP, in == REAL ? rsp & 0xffff : rsp);
     cpu->rip = to.offset;
     cpu->halted = 0;
-    return 0;
+    return ENTERED;
 }
 
 /* The instruction after STI, and after a load of SS, belongs to it. */
@@ -180,23 +146,32 @@ int emulated_may_interrupt(const emulated_cpu *cpu)
     return unicorn_read(cpu->cpu, NUMBER.X86_REG_EFLAGS) & FLAG_IF && !in_shadow(cpu);
 }
 
-int emulated_interrupt(emulated_cpu *cpu, int vector)
-{
-    cpu->counts.irq_injections++;
-    return enter_gate(cpu, (unsigned)vector, 0, 0) ? emulated_exception(cpu, EXCEPTION_GP) : 0;
-}
-
 /* Those with an error code: #DF, #TS, #NP, #SS, #GP, #PF, #AC. */
-static int has_error_code(int vector)
+static int has_error_code(unsigned vector)
 {
     return vector == EXCEPTION_DF || (vector >= 10 && vector <= EXCEPTION_PF) || vector == EXCEPTION_AC;
 }
 
-/* What the last instruction raised. One that cannot be delivered is a double fault, and that one a triple fault: -1. */
+/* One that cannot be delivered is a double fault, and that one a triple fault. 0 or CRASH_*. */
+static int deliver(emulated_cpu *cpu, unsigned vector, uint32_t error)
+{
+    entered how = enter_gate(cpu, vector, has_error_code(vector), error);
+    if (how == FAULTS)
+        how = enter_gate(cpu, EXCEPTION_DF, 1, 0);
+    return how == ENTERED ? 0 : how == UNKNOWN ? CRASH_CANNOT_EXECUTE : CRASH_TRIPLE_FAULT;
+}
+
+int emulated_interrupt(emulated_cpu *cpu, int vector)
+{
+    cpu->counts.irq_injections++;
+    entered how = enter_gate(cpu, (unsigned)vector, 0, 0);
+    if (how == FAULTS)
+        return deliver(cpu, EXCEPTION_GP, 0);
+    return how == ENTERED ? 0 : CRASH_CANNOT_EXECUTE;
+}
+
+/* What the last instruction raised. */
 int emulated_exception(emulated_cpu *cpu, int vector)
 {
-    uint32_t error = unicorn_take_error_code(cpu->cpu);
-    if (!enter_gate(cpu, (unsigned)vector, has_error_code(vector), error))
-        return 0;
-    return enter_gate(cpu, EXCEPTION_DF, 1, 0);
+    return deliver(cpu, (unsigned)vector, unicorn_take_error_code(cpu->cpu));
 }

@@ -133,7 +133,7 @@ static void port_access(emulated_cpu *cpu, int write, uint32_t port, int width, 
     uint8_t data[sizeof *value];
     cpu->counts.exits++;
     cpu->counts.io_exits++;
-    emulated_end_turn(cpu);
+    cpu->stopping = 1;
     lk_irqchip_set_time(cpu->emulated->chip, emulated_timer_ns(cpu->emulated));
     if (lk_irqchip_port(cpu->emulated->chip, (uint16_t)port, (unsigned)width, write, value))
         return;
@@ -173,7 +173,7 @@ static void mmio_access(emulated_cpu *cpu, int write, uint64_t offset, unsigned 
     uint64_t gpa = cpu->vcpu->machine->memory.bytes + offset;
     cpu->counts.exits++;
     cpu->counts.mmio_exits++;
-    emulated_end_turn(cpu);
+    cpu->stopping = 1;
     lk_irqchip_set_time(cpu->emulated->chip, emulated_timer_ns(cpu->emulated));
     if (lk_irqchip_mmio(cpu->emulated->chip, (unsigned)cpu->vcpu->index, gpa, width, write, value))
         return;
@@ -207,12 +207,11 @@ static void mmio_write(uc_engine *engine, uint64_t offset, unsigned width, uint6
 static void on_instruction(uc_engine *engine, uint64_t address, uint32_t bytes, void *user)
 {
     emulated_cpu *cpu = user;
-    (void)engine, (void)bytes;
+    (void)bytes;
     full_barrier();
-    if (cpu->stopping)
-        return;
-    if (!cpu->left) {
-        emulated_end_turn(cpu);
+    if (cpu->stopping || !cpu->left || (cpu->interrupted && emulated_may_interrupt(cpu))) {
+        cpu->stopping = 1;
+        unicorn.emu_stop(engine);
         return;
     }
     cpu->left--;
@@ -222,7 +221,8 @@ static void on_instruction(uc_engine *engine, uint64_t address, uint32_t bytes, 
 static void raised(emulated_cpu *cpu, int exception)
 {
     cpu->exception = exception;
-    emulated_end_turn(cpu);
+    cpu->stopping = 1;
+    unicorn.emu_stop(cpu->cpu); /* here, for there may be no next instruction */
 }
 
 static void on_exception(uc_engine *engine, uint32_t number, void *user)

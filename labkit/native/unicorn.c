@@ -156,7 +156,7 @@ static size_t place(char *const before[2], char *const after[2], size_t size, in
 
 static void find_hidden(void)
 {
-    enum { NEAR_BYTES = 64 }; /* the two stand in one group of fields, far from the general registers */
+    enum { NEAR_BYTES = 256 }; /* the two stand in one group of fields, far from the general registers */
     const uint16_t selectors[2] = {0x1230, 0x4560};
     const int codes[2] = {selectors[0], selectors[1]}, numbers[2] = {EXCEPTION_GP, EXCEPTION_GP};
     char *before[2] = {0}, *after[2] = {0};
