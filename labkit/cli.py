@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labkit import __version__, abi, rules
+from labkit.cpu import BACK_ENDS
 from labkit.errors import GuestError, HostError, LabkitError, UsageError
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def _print_check(check: Check) -> None:
     help="What the lab's driver uses. Only intx gives the machine an I/O APIC, for a kernel too; that takes longer.",
 )
 @click.option("--sector", type=click.IntRange(min=0), help="The sector to read through the guest. Default: 0.")
+@click.option("--cpu", type=click.Choice(BACK_ENDS), default="auto", show_default=True, help="Who executes the guest.")
 @click.option("--kernel", type=click.Path(path_type=Path), help="A multiboot 1 ELF to run instead of the lab's guest.")
 @click.option("--cmdline", help="The kernel's command line.")
 @json_option

@@ -88,14 +88,14 @@ PARTS = {  # each part of the guest's code in order; the jumps that lead to anot
     "start": (b"\x0f\x01\x1c\x25" + IDT_POINTER.to_bytes(4, "little"), None),  # lidt
     "gdt": (b"\x0f\x01\x14\x25" + GDT_POINTER.to_bytes(4, "little"), None),  # lgdt
     # mov rdi, [rsi + 8]; mov rax, [rsi + 16]; mov rdx, rdi; jmp [rsi]
-    "next": (b"\x48\x8b\x7e\x08" b"\x48\x8b\x46\x10" b"\x48\x89\xfa" b"\xff\x26", None),
-    "answer": (b"\x48\x89\x46\x18" b"\x48\x83\xc6\x20", "next"),  # mov [rsi + 24], rax; add rsi, 32
+    "next": (b"\x48\x8b\x7e\x08\x48\x8b\x46\x10\x48\x89\xfa\xff\x26", None),
+    "answer": (b"\x48\x89\x46\x18\x48\x83\xc6\x20", "next"),  # mov [rsi + 24], rax; add rsi, 32
     LOAD: (b"\x8b\x07", "answer"),  # mov eax, [rdi]
-    STORE: (b"\x89\x07" b"\x31\xc0", "answer"),  # mov [rdi], eax; xor eax, eax
-    IN: (b"\x31\xc0" b"\xec", "answer"),  # xor eax, eax; in al, dx
-    OUT: (b"\xee" b"\x31\xc0", "answer"),  # out dx, al; xor eax, eax
+    STORE: (b"\x89\x07\x31\xc0", "answer"),  # mov [rdi], eax; xor eax, eax
+    IN: (b"\x31\xc0\xec", "answer"),  # xor eax, eax; in al, dx
+    OUT: (b"\xee\x31\xc0", "answer"),  # out dx, al; xor eax, eax
     # sti; nop; out PORT_WINDOW, al; cli; mov rax, NOTHING
-    TAKE: (b"\xfb\x90\xe6" + bytes([PORT_WINDOW]) + b"\xfa" b"\x48\xc7\xc0\xff\xff\xff\xff", "answer"),
+    TAKE: (b"\xfb\x90\xe6" + bytes([PORT_WINDOW]) + b"\xfa\x48\xc7\xc0\xff\xff\xff\xff", "answer"),
     "taken": (b"\x4c\x89\xc4", "answer"),  # mov rsp, r8: what the interrupt pushed is not gone back to
     "over": (b"\xe6" + bytes([PORT_EXIT]) + b"\x4c\x89\xce", "next"),  # out PORT_EXIT, al; mov rsi, r9
 }

@@ -140,7 +140,7 @@ def test_a_mistake_of_the_user(arguments: list[str], said: str) -> None:
 def test_a_host_without_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Exit code 3, the call, and the way to mend it."""
     monkeypatch.setattr(kvm, "DEVICE", str(tmp_path / "kvm"))
-    assert "load kvm_intel or kvm_amd" in fails(run("boot"), 3)
+    assert "load kvm_intel or kvm_amd" in fails(run("boot", "--cpu", "kvm"), 3)
 
 
 @pytest.mark.usefixtures("leaves_nothing")

@@ -25,7 +25,7 @@ RFLAGS_AT_ENTRY = 2
 
 @cache
 def load_library() -> str:
-    """Let the C core find the Unicorn library; returns its version. HostError: it is not there, or of another kind."""
+    """Let the C core find the Unicorn library; returns its version, "2.1". HostError: it is not there, or of another kind."""
     try:
         import unicorn
         from unicorn import unicorn_const, x86_const
@@ -38,7 +38,7 @@ def load_library() -> str:
     if (failed := lib.lk_unicorn_load(path.encode(), numbers)) < 0:
         hint = f"{path} is not the library this version knows: pip install 'unicorn>=2.1'"
         raise HostError("dlopen(unicorn)", -failed, hint)
-    return str(unicorn.__version__)
+    return ".".join(map(str, unicorn.uc_version()[:2]))
 
 
 class Emulated:
@@ -91,7 +91,7 @@ class Emulated:
     def _ioeventfd(self, port: int, length: int, value: int, fd: int, more: int) -> None:
         flags = lib.IOEVENTFD_DATAMATCH | lib.IOEVENTFD_PIO | more
         if (failed := lib.lk_emulated_ioeventfd(self._native, port, length, value, fd, flags)) < 0:
-            raise HostError("emulated ioeventfd", -failed)
+            raise HostError("KVM_IOEVENTFD (emulated)", -failed)
 
     def bind_vector(self, vector: int, fd: int) -> None:
         """A write to `fd` sends message `vector`; closing it undoes that."""

@@ -22,13 +22,16 @@ extern "Python+C" int lk_python_handle(void *python, unsigned queue);
 extern "Python+C" void lk_python_exit(void *python, lk_vcpu *vcpu);
 """  # what C calls of Python
 KERNEL = ("kvm_api",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
-SOURCES = (
+CORE = (  # everything but those who execute guest code
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench"),
-    *("irqchip", "apic", "apic_timer", "ioapic", "pic"),
-    *("unicorn", "emulated", "emulated_io", "emulated_cpu", "emulated_frame"),
-    *("kvm", "kvm_irq", "kvm_bare"),
 )
+EMULATED = (
+    *("unicorn", "emulated", "emulated_io", "emulated_cpu", "emulated_frame"),
+    *("irqchip", "apic", "apic_timer", "ioapic", "pic"),
+)
+KVM = ("kvm", "kvm_irq", "kvm_bare")
+SOURCES = (*CORE, *EMULATED, *KVM)
 
 
 def declaration(path: Path) -> str:

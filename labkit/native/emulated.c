@@ -131,8 +131,9 @@ static void take_events(emulated_cpu *cpu)
 
 static int halts(const emulated_cpu *cpu)
 {
-    return cpu->waits_for_sipi || (cpu->halted && !(lk_irqchip_pending(cpu->emulated->chip, (unsigned)cpu->vcpu->index) &&
-                                                    emulated_may_interrupt(cpu)));
+    return cpu->waits_for_sipi ||
+           (cpu->halted &&
+            !(lk_irqchip_pending(cpu->emulated->chip, (unsigned)cpu->vcpu->index) && emulated_may_interrupt(cpu)));
 }
 
 /* Instructions until its turn ends; then what the last one left behind. */
@@ -196,6 +197,7 @@ static void listen(lk_emulated *emulated, int timeout_ms)
             uint64_t woken;
             if (events[i].data.u64 == WAKE_UP) {
                 (void)!read(emulated->wake_fd, &woken, sizeof woken);
+                emulated->woken = 1;
                 continue;
             }
             pthread_mutex_lock(&emulated->mutex);
@@ -213,7 +215,7 @@ static void listen(lk_emulated *emulated, int timeout_ms)
 }
 
 /* A whole turn, in parts, for every exit ends one: `quantum` instructions, or fewer if it halts, parks or is stopped. */
-static turn take_turn(emulated_cpu *cpu)
+static turn take_turn(emulated_cpu *cpu, int *executed)
 {
     turn next = look(cpu);
     uint32_t left = cpu->emulated->quantum;
@@ -226,7 +228,8 @@ static turn take_turn(emulated_cpu *cpu)
         listen(cpu->emulated, 0);
         next = look(cpu);
     }
-    return next == RUNS && !ran ? RESTS : next;
+    *executed |= ran;
+    return next;
 }
 
 /* Nobody could do anything. The timers' clock runs on while a vCPU halts; a parked guest's does not. */
@@ -265,15 +268,14 @@ void lk_emulated_run(lk_emulated *emulated, void *python)
     while (quitting < emulated->vcpus) {
         int ran = 0;
         quitting = 0;
+        emulated->woken = 0; /* whoever wakes from here on is looked at in the next round */
         if (load_acquire(&emulated->hold))
             stand_still(emulated);
         listen(emulated, 0);
         for (unsigned i = 0; i < emulated->vcpus; i++) {
-            turn which = take_turn(&emulated->cpus[i]);
-            ran |= which == RUNS;
-            quitting += which == QUITS;
+            quitting += take_turn(&emulated->cpus[i], &ran) == QUITS;
         }
-        if (!ran && quitting < emulated->vcpus)
+        if (!ran && !emulated->woken && quitting < emulated->vcpus)
             sleep_until_wanted(emulated);
     }
 }

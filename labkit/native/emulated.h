@@ -46,7 +46,7 @@ struct lk_emulated {
     uint32_t quantum;
     emulated_cpu cpus[VCPUS_MAX];
     lk_irqchip *chip;
-    int epoll_fd, wake_fd;
+    int epoll_fd, wake_fd, woken;
     void *python; /* whom lk_python_exit calls back */
     uint64_t born_ns, executed, slept_ns; /* its clocks */
     uint32_t lines, lines_seen; /* levels: as set by whichever thread, as told to the chip */

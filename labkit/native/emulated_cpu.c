@@ -27,13 +27,10 @@ static void set_table(emulated_cpu *cpu, int which, uint32_t limit)
 /* The descriptors, and page tables for the first 2 MiB. */
 static void write_scratch(uint8_t *scratch)
 {
-    const uint64_t table[] = {0,
-                              0x00cf9b000000ffff,
-                              0x00cf93000000ffff,
-                              0x00af9b000000ffff,
-                              0x00009b000000ffff,
-                              0x000093000000ffff};
-    const uint64_t next[3][2] = {{PML4, PDPT | 3}, {PDPT, PD | 3}, {PD, 0x83}}; /* present, writable; the last one large */
+    const uint64_t table[] = {
+        0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00af9b000000ffff, 0x00009b000000ffff, 0x000093000000ffff};
+    const uint64_t next[3][2] = {
+        {PML4, PDPT | 3}, {PDPT, PD | 3}, {PD, 0x83}}; /* present, writable; the last one large */
     memcpy(scratch, table, sizeof table);
     for (int i = 0; i < 3; i++)
         memcpy(scratch + next[i][0], &next[i][1], sizeof next[i][1]);
@@ -119,9 +116,9 @@ static const int *general_registers(void)
 {
     static int in_order[sizeof(lk_registers) / sizeof(uint64_t)];
     const int all[] = {
-        NUMBER.X86_REG_RAX, NUMBER.X86_REG_RBX, NUMBER.X86_REG_RCX, NUMBER.X86_REG_RDX, NUMBER.X86_REG_RSI,
-        NUMBER.X86_REG_RDI, NUMBER.X86_REG_RSP, NUMBER.X86_REG_RBP, NUMBER.X86_REG_R8,  NUMBER.X86_REG_R9,
-        NUMBER.X86_REG_R10, NUMBER.X86_REG_R11, NUMBER.X86_REG_R12, NUMBER.X86_REG_R13, NUMBER.X86_REG_R14,
+        NUMBER.X86_REG_RAX, NUMBER.X86_REG_RBX, NUMBER.X86_REG_RCX,    NUMBER.X86_REG_RDX, NUMBER.X86_REG_RSI,
+        NUMBER.X86_REG_RDI, NUMBER.X86_REG_RSP, NUMBER.X86_REG_RBP,    NUMBER.X86_REG_R8,  NUMBER.X86_REG_R9,
+        NUMBER.X86_REG_R10, NUMBER.X86_REG_R11, NUMBER.X86_REG_R12,    NUMBER.X86_REG_R13, NUMBER.X86_REG_R14,
         NUMBER.X86_REG_R15, NUMBER.X86_REG_RIP, NUMBER.X86_REG_EFLAGS,
     };
     memcpy(in_order, all, sizeof all);
@@ -189,7 +186,8 @@ enum { PAGE_PRESENT = 1, PAGE_LARGE = 1 << 7 };
 #define FRAME UINT64_C(0x000ffffffffff000)
 
 /* One level of page tables: the entry for `linear`, or 0. */
-static uint64_t entry_of(const emulated_cpu *cpu, uint64_t table, uint64_t linear, unsigned shift, unsigned bits, unsigned bytes)
+static uint64_t entry_of(const emulated_cpu *cpu, uint64_t table, uint64_t linear, unsigned shift, unsigned bits,
+                         unsigned bytes)
 {
     uint64_t entry = 0, at = table + bytes * (linear >> shift & ((UINT64_C(1) << bits) - 1));
     const void *host = lk_memory_at(&cpu->vcpu->machine->memory, at, bytes);

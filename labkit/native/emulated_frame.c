@@ -109,7 +109,11 @@ static entered enter_gate(emulated_cpu *cpu, unsigned vector, int has_error, uin
     gate to;
     uint64_t rsp, flags = unicorn_read(cpu->cpu, NUMBER.X86_REG_EFLAGS);
     uint64_t cs = unicorn_read(cpu->cpu, NUMBER.X86_REG_CS) & UINT16_MAX;
-    const uint64_t all[] = {error, cpu->rip, cs, flags, unicorn_read(cpu->cpu, NUMBER.X86_REG_RSP),
+    const uint64_t all[] = {error,
+                            cpu->rip,
+                            cs,
+                            flags,
+                            unicorn_read(cpu->cpu, NUMBER.X86_REG_RSP),
                             unicorn_read(cpu->cpu, NUMBER.X86_REG_SS) & UINT16_MAX};
     const uint64_t *words = has_error && in != REAL ? all : all + 1;
     unsigned count = (unsigned)(all + (in == LONG ? 6 : 4) - words);

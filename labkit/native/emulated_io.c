@@ -85,7 +85,8 @@ static int is_length(uint32_t length)
 }
 
 /* 0, or the errno that the kernel would give. When a deassign is back, no vCPU can still signal: the mutex saw to it. */
-int lk_emulated_ioeventfd(lk_emulated *emulated, uint64_t address, uint32_t length, uint64_t value, int fd, uint32_t flags)
+int lk_emulated_ioeventfd(lk_emulated *emulated, uint64_t address, uint32_t length, uint64_t value, int fd,
+                          uint32_t flags)
 {
     int any = !(flags & IOEVENTFD_DATAMATCH);
     ioeventfd kick = {.address = address, .value = value, .length = length, .any = any, .id = eventfd_id(fd)};
@@ -309,15 +310,15 @@ static int hook_instruction(emulated_cpu *cpu, int instruction, void *function)
 int emulated_io_set_up(emulated_cpu *cpu)
 {
     const lk_memory *memory = &cpu->vcpu->machine->memory;
-    int failed = unicorn.mem_map_ptr(cpu->cpu, 0, memory->bytes, (uint32_t)NUMBER.PROT_ALL, memory->host) ||
-                 unicorn.mmio_map(cpu->cpu, memory->bytes, PHYSICAL_END - memory->bytes, mmio_read, cpu, mmio_write, cpu) ||
-                 hook(cpu, NUMBER.HOOK_CODE, (void *)on_instruction) ||
-                 hook(cpu, NUMBER.HOOK_INTR, (void *)on_exception) ||
-                 hook(cpu, NUMBER.HOOK_INSN_INVALID, (void *)on_unknown_instruction) ||
-                 hook_instruction(cpu, NUMBER.X86_INS_IN, (void *)port_read) ||
-                 hook_instruction(cpu, NUMBER.X86_INS_OUT, (void *)port_write) ||
-                 hook_instruction(cpu, NUMBER.X86_INS_CPUID, (void *)on_cpuid) ||
-                 hook_instruction(cpu, NUMBER.X86_INS_RDTSC, (void *)on_rdtsc) ||
-                 hook_instruction(cpu, NUMBER.X86_INS_RDTSCP, (void *)on_rdtscp);
+    int failed =
+        unicorn.mem_map_ptr(cpu->cpu, 0, memory->bytes, (uint32_t)NUMBER.PROT_ALL, memory->host) ||
+        unicorn.mmio_map(cpu->cpu, memory->bytes, PHYSICAL_END - memory->bytes, mmio_read, cpu, mmio_write, cpu) ||
+        hook(cpu, NUMBER.HOOK_CODE, (void *)on_instruction) || hook(cpu, NUMBER.HOOK_INTR, (void *)on_exception) ||
+        hook(cpu, NUMBER.HOOK_INSN_INVALID, (void *)on_unknown_instruction) ||
+        hook_instruction(cpu, NUMBER.X86_INS_IN, (void *)port_read) ||
+        hook_instruction(cpu, NUMBER.X86_INS_OUT, (void *)port_write) ||
+        hook_instruction(cpu, NUMBER.X86_INS_CPUID, (void *)on_cpuid) ||
+        hook_instruction(cpu, NUMBER.X86_INS_RDTSC, (void *)on_rdtsc) ||
+        hook_instruction(cpu, NUMBER.X86_INS_RDTSCP, (void *)on_rdtscp);
     return failed ? -ENOMEM : 0;
 }

@@ -18,18 +18,18 @@ static const struct {
     void **function;
 } functions[] = {
 #define FUNCTION(name) {"uc_" #name, (void **)&unicorn.name}
-    FUNCTION(open),          FUNCTION(close),        FUNCTION(ctl),
-    FUNCTION(mem_map_ptr), FUNCTION(mem_unmap),  FUNCTION(mmio_map),     FUNCTION(hook_add),
-    FUNCTION(reg_read),      FUNCTION(reg_write),    FUNCTION(emu_start),
-    FUNCTION(emu_stop),      FUNCTION(context_alloc), FUNCTION(context_save),
-    FUNCTION(context_restore), FUNCTION(context_free), FUNCTION(context_size),
+    FUNCTION(open),         FUNCTION(close),           FUNCTION(ctl),          FUNCTION(mem_map_ptr),
+    FUNCTION(mem_unmap),    FUNCTION(mmio_map),        FUNCTION(hook_add),     FUNCTION(reg_read),
+    FUNCTION(reg_write),    FUNCTION(emu_start),       FUNCTION(emu_stop),     FUNCTION(context_alloc),
+    FUNCTION(context_save), FUNCTION(context_restore), FUNCTION(context_free), FUNCTION(context_size),
 #undef FUNCTION
 };
 
 static int control(uc_engine *cpu, int what, int arguments, int value)
 {
     const int arguments_shift = 26, direction_shift = 30;
-    return unicorn.ctl(cpu, what | arguments << arguments_shift | unicorn.number.CTL_IO_WRITE << direction_shift, value);
+    return unicorn.ctl(cpu, what | arguments << arguments_shift | unicorn.number.CTL_IO_WRITE << direction_shift,
+                       value);
 }
 
 /* A CPU that stops for no address: its caller's hooks stop it. NULL if the library cannot. */
@@ -102,14 +102,16 @@ static void note(uc_engine *cpu, uint32_t number, void *seen)
 static int fault_with(uint16_t selector, char **before, char **after, size_t *size)
 {
     const uint64_t code_at = 0x1000;
-    const uint8_t code[] = {0x66, 0xb8, (uint8_t)selector, (uint8_t)(selector >> 8), 0x8e, 0xd8}; /* mov ax; mov ds, ax */
+    const uint8_t code[] = {0x66, 0xb8, (uint8_t)selector, (uint8_t)(selector >> 8),
+                            0x8e, 0xd8}; /* mov ax; mov ds, ax */
     uint32_t seen = 0;
     size_t hook;
     uc_context *context = NULL;
     uc_engine *cpu = unicorn_open();
     uint8_t *ram = mmap(NULL, 2 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     *before = *after = NULL;
-    if (cpu && ram != MAP_FAILED && !unicorn.mem_map_ptr(cpu, 0, 2 * PAGE_BYTES, (uint32_t)unicorn.number.PROT_ALL, ram) &&
+    if (cpu && ram != MAP_FAILED &&
+        !unicorn.mem_map_ptr(cpu, 0, 2 * PAGE_BYTES, (uint32_t)unicorn.number.PROT_ALL, ram) &&
         !unicorn.context_alloc(cpu, &context)) {
         memcpy(ram + code_at, code, sizeof code);
         *size = unicorn.context_size(cpu);
