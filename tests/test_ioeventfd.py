@@ -295,7 +295,7 @@ def test_the_back_end_names_the_call_and_the_errno(boot: Boot, fd: int) -> None:
     """ioeventfd: the back end says which call failed and how."""
     cpu = boot("null")._board.cpu
     cpu.assign(PORT, 2, VALUE, fd)
-    with pytest.raises(HostError, match="KVM_IOEVENTFD.*: EEXIST") as caught:
+    with pytest.raises(HostError, match=r"KVM_IOEVENTFD.*: EEXIST") as caught:
         cpu.assign(PORT, 2, VALUE, fd)
     assert caught.value.errno == errno.EEXIST
     cpu.deassign(PORT, 2, VALUE, fd)

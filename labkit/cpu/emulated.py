@@ -9,6 +9,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from labkit.cpu import Message, Serve
@@ -38,7 +39,7 @@ def load_library() -> str:
     if (failed := lib.lk_unicorn_load(path.encode(), numbers)) < 0:
         hint = f"{path} is not the library this version knows: pip install 'unicorn>=2.1'"
         raise HostError("dlopen(unicorn)", -failed, hint)
-    return ".".join(map(str, unicorn.uc_version()[:2]))
+    return version("unicorn")
 
 
 class Emulated:
