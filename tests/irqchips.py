@@ -179,7 +179,7 @@ class OnKvm:
             ioctl(self._cpu._fd, "KVM_IRQ_LINE", line)
         else:
             message = {"address_lo": address & 0xFFFFFFFF, "address_hi": address >> 32, "data": value}
-            ioctl(self._cpu._fd, "KVM_SIGNAL_MSI", ffi.new("struct kvm_msi *", message))
+            lib.lk_ioctl(self._cpu._fd, lib.KVM_SIGNAL_MSI, ffi.new("struct kvm_msi *", message))  # fails if nobody is meant
         return 0
 
     def _in_guest(self, vcpu: int, words: list[Word]) -> list[int]:

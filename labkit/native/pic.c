@@ -197,38 +197,35 @@ static void select_read(pic *pic, uint8_t value)
         pic->reads_isr = value & OCW3_READ_ISR;
 }
 
-static void write_mask(pic *pic, uint8_t value)
+/* The words that follow ICW1. How the two are wired, which ICW3 tells, is known. */
+static void go_on(pic *pic, uint8_t value)
 {
-    switch (pic->expects) {
-    case ICW2:
+    if (pic->expects == ICW2)
         pic->base = value & ~(PIC_PINS - 1);
-        pic->expects = ICW3;
-        break;
-    case ICW3: /* how the two are wired, which is known */
-        pic->expects = pic->has_icw4 ? ICW4 : NO_ICW;
-        break;
-    case ICW4:
+    if (pic->expects == ICW4) {
         pic->nested = value & ICW4_NESTED;
         pic->auto_end = value & ICW4_AUTO_END;
-        pic->expects = NO_ICW;
-        break;
-    default:
-        pic->imr = value;
     }
+    int last = pic->expects == ICW4 || (pic->expects == ICW3 && !pic->has_icw4);
+    pic->expects = last ? NO_ICW : pic->expects + 1;
 }
 
 void pic_write(pic pics[2], uint16_t port, uint8_t value)
 {
     pic *pic = &pics[(port & ~1) == PORT_SLAVE];
-    if ((port & ~1) == PORT_ELCR)
+    if ((port & ~1) == PORT_ELCR) {
         pics[port & 1].elcr = value & pics[port & 1].elcr_writable;
-    else if ((port & 1) == MASK)
-        write_mask(pic, value);
-    else if (value & ICW1)
+    } else if ((port & 1) == MASK && pic->expects) {
+        go_on(pic, value);
+    } else if ((port & 1) == MASK) {
+        pic->imr = value;
+        cascade(pics);
+    } else if (value & ICW1) {
         begin(pic, value);
-    else if (value & OCW3)
+    } else if (value & OCW3) {
         select_read(pic, value);
-    else
+    } else {
         operate(pic, value);
-    cascade(pics);
+        cascade(pics);
+    }
 }
