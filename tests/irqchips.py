@@ -1,4 +1,4 @@
-"""How does a test ask the interrupt controllers? The same words for labkit's own and for KVM's, so that they can be compared.
+"""How does a test ask interrupt controllers? The same words for labkit's own and for KVM's, so that they compare.
 
 KVM's are asked by a guest of a few instructions that carries out one word after the other, with interrupts kept away
 except where a word lets one in.
@@ -7,10 +7,8 @@ except where a word lets one in.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Protocol
 
 from labkit.abi import GPA_IMAGE, MEMORY_MIN_MIB, NUMBERS, PORT_EXIT
 from labkit.cpu.entry import CODE_SELECTOR, Entry
@@ -20,6 +18,17 @@ from labkit.native import ffi, lib
 from labkit.pc.firmware import write_page_tables
 
 LAPIC, IOAPIC = NUMBERS["GPA_LAPIC"], NUMBERS["GPA_IOAPIC"]
+ID, VERSION, TPR, APR, PPR, EOI, LDR, DFR, SVR = 0x20, 0x30, 0x80, 0x90, 0xA0, 0xB0, 0xD0, 0xE0, 0xF0
+ISR, TMR, IRR, ESR, ICR, ICR_HIGH = 0x100, 0x180, 0x200, 0x280, 0x300, 0x310
+LVT_TIMER, LINT0, LVT_ERROR, TIMER_INITIAL, TIMER_CURRENT, TIMER_DIVIDE = 0x320, 0x350, 0x370, 0x380, 0x390, 0x3E0
+LVT = range(LVT_TIMER, LVT_ERROR + 1, 16)
+BANKS = range(0, 0x80, 16)  # of ISR, TMR and IRR
+ENABLED, PERIODIC = 0x1FF, 0x20000  # SVR, LVT_TIMER
+LOWEST, NMI, INIT, STARTUP, EXTINT = 0x100, 0x400, 0x500, 0x600, 0x700
+LOGICAL, ASSERT, REMOTE_IRR, LEVEL, MASKED = 0x800, 0x4000, 0x4000, 0x8000, 0x10000
+TO_SELF, TO_ALL, TO_OTHERS = 1 << 18, 2 << 18, 3 << 18
+WINDOW, ENTRIES = 0x10, 0x10  # of the I/O APIC: where its registers are seen, and the first of the entries
+MASTER, SLAVE, ELCR = 0x20, 0xA0, 0x4D0
 VECTORS = 256
 NOTHING = -1  # no interrupt was taken
 
@@ -167,8 +176,9 @@ class OnKvm:
     def say(self, vcpu: int, *words: Word) -> list[int]:
         """See Controllers."""
         answers: list[int] = []
-        for by_host, some in groupby(words, lambda word: word[0] in BY_HOST):
-            answers += map(self._from_outside, some) if by_host else self._in_guest(vcpu, list(some))
+        for by_host, group in groupby(words, lambda word: word[0] in BY_HOST):
+            some = list(group)
+            answers += map(self._from_outside, some) if by_host else self._in_guest(vcpu, some)
         return answers
 
     def _from_outside(self, word: Word) -> int:
@@ -179,7 +189,9 @@ class OnKvm:
             ioctl(self._cpu._fd, "KVM_IRQ_LINE", line)
         else:
             message = {"address_lo": address & 0xFFFFFFFF, "address_hi": address >> 32, "data": value}
-            ioctl(self._cpu._fd, "KVM_SIGNAL_MSI", ffi.new("struct kvm_msi *", message))
+            lib.lk_ioctl(
+                self._cpu._fd, lib.KVM_SIGNAL_MSI, ffi.new("struct kvm_msi *", message)
+            )  # fails if nobody is meant
         return 0
 
     def _in_guest(self, vcpu: int, words: list[Word]) -> list[int]:
@@ -201,7 +213,7 @@ class OnKvm:
         self._memory.close()
 
 
-TAKEN = (TAKE, 0, 0)  # a vCPU lets an interrupt in, if there is one
+TAKEN: Word = (TAKE, 0, 0)  # a vCPU lets an interrupt in, if there is one
 
 
 def load(offset: int) -> Word:
@@ -214,7 +226,31 @@ def store(offset: int, value: int) -> Word:
     return STORE, LAPIC + offset, value
 
 
-def pin_registers(index: int, value: int | None = None) -> list[Word]:
-    """A vCPU reads or writes a register of the I/O APIC."""
-    access = (LOAD, IOAPIC + 0x10, 0) if value is None else (STORE, IOAPIC + 0x10, value)
-    return [(STORE, IOAPIC, index), access]
+def read_ioapic(index: int) -> list[Word]:
+    """A vCPU reads a register of the I/O APIC."""
+    return [(STORE, IOAPIC, index), (LOAD, IOAPIC + WINDOW, 0)]
+
+
+def write_ioapic(index: int, value: int) -> list[Word]:
+    """A vCPU writes one."""
+    return [(STORE, IOAPIC, index), (STORE, IOAPIC + WINDOW, value)]
+
+
+def write_entry(pin: int, low: int, destination: int = 0) -> list[Word]:
+    """A vCPU leads a pin of the I/O APIC somewhere; the lower half, which makes it live, comes last."""
+    return [*write_ioapic(ENTRIES + 2 * pin + 1, destination << 24), *write_ioapic(ENTRIES + 2 * pin, low)]
+
+
+def read_entry(pin: int) -> list[Word]:
+    """A vCPU reads the lower half of it."""
+    return read_ioapic(ENTRIES + 2 * pin)
+
+
+def send(word: int, destination: int = 0) -> list[Word]:
+    """A vCPU sends an interrupt by its command register."""
+    return [store(ICR_HIGH, destination << 24), store(ICR, word)]
+
+
+def message(vector: int, destination: int = 0, *, logical: bool = False, to_one: bool = False) -> Word:
+    """A device sends one; `vector` is the whole data."""
+    return MESSAGE, LAPIC | destination << 12 | logical << 2 | to_one << 3, vector

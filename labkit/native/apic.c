@@ -236,13 +236,14 @@ static void send(lk_irqchip *chip, unsigned vcpu)
 
 /* -- registers ---------------------------------------------------------------------------------------------------------- */
 
-/* After an INIT: all but the ID as at power-on. What was sent meanwhile is still to be taken. */
+/* Carries out an INIT: all but the ID as at power-on. A SIPI or NMI that came after it is still to be taken. */
 void apic_init(lk_irqchip *chip, unsigned vcpu)
 {
     local_apic *apic = &chip->apics[vcpu];
     uint32_t id = apic_value(apic, APIC_ID);
     memset(apic->registers, 0, sizeof apic->registers);
     apic->timer_end_ns = NO_TIMER;
+    apic->init = 0;
     *apic_register(apic, APIC_ID) = id;
     *apic_register(apic, APIC_VERSION) = VERSION | (chip->full ? 0 : VERSION_DIRECTED_EOI);
     *apic_register(apic, APIC_DFR) = 0xffffffff;
@@ -274,12 +275,11 @@ uint32_t apic_read(const lk_irqchip *chip, unsigned vcpu, unsigned offset)
     }
 }
 
-/* A disabled APIC's LVT is masked, and stays so until the guest unmasks what it wants. */
-static void mask_while_disabled(local_apic *apic)
+/* A disabled APIC masks the LVT entries from `first` to `last`; the guest unmasks them when it has enabled it. */
+static void mask_if_disabled(local_apic *apic, unsigned first, unsigned last)
 {
-    if (!enabled(apic))
-        for (unsigned offset = APIC_LVT_TIMER; offset <= APIC_LVT_ERROR; offset += APIC_STRIDE)
-            *apic_register(apic, offset) |= WORD_MASKED;
+    for (unsigned offset = first; offset <= last && !enabled(apic); offset += APIC_STRIDE)
+        *apic_register(apic, offset) |= WORD_MASKED;
 }
 
 void apic_write(lk_irqchip *chip, unsigned vcpu, unsigned offset, uint32_t value)
@@ -297,8 +297,10 @@ void apic_write(lk_irqchip *chip, unsigned vcpu, unsigned offset, uint32_t value
         send(chip, vcpu);
         break;
     case APIC_SVR:
+        mask_if_disabled(apic, APIC_LVT_TIMER, APIC_LVT_ERROR);
+        break;
     case APIC_LVT_TIMER ... APIC_LVT_ERROR:
-        mask_while_disabled(apic);
+        mask_if_disabled(apic, offset, offset);
         break;
     case APIC_TIMER_INITIAL:
         apic_timer_start(apic, chip->now_ns);

@@ -128,21 +128,25 @@ int lk_irqchip_accept(lk_irqchip *chip, unsigned vcpu)
     return pic_asks(chip, vcpu) ? pic_accept(chip->pics) : apic_accept(&chip->apics[vcpu]);
 }
 
-/* What else was sent to this vCPU, one at a time, the weightiest first; SENT_NOTHING if there is no more. */
+/* What else was sent to this vCPU, one at a time: SENT_*. The local APIC has carried out an INIT by then; a SIPI to a vCPU
+ * that does not wait for one is the caller's to drop. */
 int lk_irqchip_take_event(lk_irqchip *chip, unsigned vcpu, uint8_t *sipi_vector)
 {
-    if (vcpu >= chip->vcpus)
-        return SENT_NOTHING;
-    local_apic *apic = &chip->apics[vcpu];
-    int *sent = apic->init ? &apic->init : apic->sipi ? &apic->sipi : &apic->nmi;
-    if (!*sent)
-        return SENT_NOTHING;
-    *sent = 0;
-    if (sent == &apic->init)
+    local_apic *apic = vcpu < chip->vcpus ? &chip->apics[vcpu] : NULL;
+    if (apic && apic->init) {
         apic_init(chip, vcpu);
-    if (sent == &apic->sipi)
+        return SENT_INIT;
+    }
+    if (apic && apic->sipi) {
+        apic->sipi = 0;
         *sipi_vector = apic->sipi_vector;
-    return sent == &apic->init ? SENT_INIT : sent == &apic->sipi ? SENT_SIPI : SENT_NMI;
+        return SENT_SIPI;
+    }
+    if (apic && apic->nmi) {
+        apic->nmi = 0;
+        return SENT_NMI;
+    }
+    return SENT_NOTHING;
 }
 
 /* When a timer interrupts next, on the clock of lk_irqchip_set_time; NO_TIMER: none will. */

@@ -117,6 +117,7 @@ void ioapic_end_of_interrupt(lk_irqchip *chip, uint8_t vector);
 typedef struct {
     uint8_t irr, isr, imr, high; /* a bit a line: wanted, in service, masked, high at the moment */
     uint8_t elcr, elcr_writable; /* lines that are levels, else edges */
+    uint8_t cascade; /* the line where the other one asks: the first has it, as a bit */
     uint8_t base; /* vector of line 0 */
     uint8_t first; /* the line of highest priority */
     uint8_t expects; /* which of the words that follow ICW1 comes next */

@@ -9,7 +9,7 @@ enum { COMMAND, MASK }; /* the two ports of each */
 #define PORT_MASTER 0x20
 #define PORT_SLAVE 0xa0
 #define PORT_ELCR 0x4d0 /* of the first, and behind it of the second: which lines are levels */
-#define CASCADE 2
+#define CASCADE 2 /* line of the first */
 #define SPURIOUS 7 /* what a PIC answers that has nothing to tell */
 #define ALL_MASKED 0xff
 #define MASTER_LEVELS 0xf8 /* lines that ELCR can make levels: not the clock, the keyboard, the cascade ... */
@@ -37,7 +37,7 @@ static unsigned bit(unsigned line)
 
 void pic_reset(pic pics[2])
 {
-    pics[MASTER] = (pic){.imr = ALL_MASKED, .elcr_writable = MASTER_LEVELS};
+    pics[MASTER] = (pic){.imr = ALL_MASKED, .elcr_writable = MASTER_LEVELS, .cascade = 1 << CASCADE};
     pics[SLAVE] = (pic){.imr = ALL_MASKED, .elcr_writable = SLAVE_LEVELS};
 }
 
@@ -56,17 +56,16 @@ static unsigned line_of_rank(const pic *pic, unsigned rank)
 /* The line that is to be served next, or NO_INTERRUPT. */
 static int request(const pic *pic)
 {
-    unsigned next = rank(pic, pic->irr & ~pic->imr), serviced = pic->isr;
-    if (pic->nested) /* more may come from the slave while it is served */
-        serviced &= ~bit(CASCADE);
-    return next < rank(pic, serviced) ? (int)line_of_rank(pic, next) : NO_INTERRUPT;
+    unsigned next = rank(pic, pic->irr & ~pic->imr);
+    unsigned nested = pic->nested ? pic->cascade : 0; /* more may come from the slave while it is served */
+    return next < rank(pic, pic->isr & ~nested) ? (int)line_of_rank(pic, next) : NO_INTERRUPT;
 }
 
 /* What the slave asks for is one more edge on its line of the master. */
 static void cascade(pic pics[2])
 {
     if (request(&pics[SLAVE]) != NO_INTERRUPT)
-        pics[MASTER].irr |= bit(CASCADE);
+        pics[MASTER].irr |= pics[MASTER].cascade;
 }
 
 /* An edge is remembered, and a level is what it is. No device is at the line of the cascade. */
@@ -138,8 +137,8 @@ static uint8_t poll(pic pics[2], pic *pic)
     if (line != NO_INTERRUPT) {
         pic->irr &= ~bit(line);
         if (pic == &pics[SLAVE]) {
-            pics[MASTER].irr &= ~bit(CASCADE);
-            pics[MASTER].isr &= ~bit(CASCADE);
+            pics[MASTER].irr &= ~pics[MASTER].cascade;
+            pics[MASTER].isr &= ~pics[MASTER].cascade;
         }
     }
     if (pic == &pics[SLAVE] || line != CASCADE)
@@ -159,9 +158,11 @@ uint8_t pic_read(pic pics[2], uint16_t port)
     return pic->reads_isr ? pic->isr : pic->irr;
 }
 
-/* The initialization begins: edges are forgotten, the mask is open, and line 0 comes first. */
+/* The initialization begins: the mask is open, line 0 comes first, and edges are forgotten. What is in service stays so,
+ * but for lines with another edge waiting, as on KVM. */
 static void begin(pic *pic, uint8_t value)
 {
+    pic->isr &= ~pic->irr | pic->elcr;
     pic->irr &= pic->elcr;
     pic->imr = pic->high = pic->first = 0;
     pic->reads_isr = 0;
@@ -197,38 +198,35 @@ static void select_read(pic *pic, uint8_t value)
         pic->reads_isr = value & OCW3_READ_ISR;
 }
 
-static void write_mask(pic *pic, uint8_t value)
+/* The words that follow ICW1. How the two are wired, which ICW3 tells, is known. */
+static void go_on(pic *pic, uint8_t value)
 {
-    switch (pic->expects) {
-    case ICW2:
+    if (pic->expects == ICW2)
         pic->base = value & ~(PIC_PINS - 1);
-        pic->expects = ICW3;
-        break;
-    case ICW3: /* how the two are wired, which is known */
-        pic->expects = pic->has_icw4 ? ICW4 : NO_ICW;
-        break;
-    case ICW4:
+    if (pic->expects == ICW4) {
         pic->nested = value & ICW4_NESTED;
         pic->auto_end = value & ICW4_AUTO_END;
-        pic->expects = NO_ICW;
-        break;
-    default:
-        pic->imr = value;
     }
+    int last = pic->expects == ICW4 || (pic->expects == ICW3 && !pic->has_icw4);
+    pic->expects = last ? NO_ICW : pic->expects + 1;
 }
 
 void pic_write(pic pics[2], uint16_t port, uint8_t value)
 {
     pic *pic = &pics[(port & ~1) == PORT_SLAVE];
-    if ((port & ~1) == PORT_ELCR)
+    if ((port & ~1) == PORT_ELCR) {
         pics[port & 1].elcr = value & pics[port & 1].elcr_writable;
-    else if ((port & 1) == MASK)
-        write_mask(pic, value);
-    else if (value & ICW1)
+    } else if ((port & 1) == MASK && pic->expects) {
+        go_on(pic, value);
+    } else if ((port & 1) == MASK) {
+        pic->imr = value;
+        cascade(pics);
+    } else if (value & ICW1) {
         begin(pic, value);
-    else if (value & OCW3)
+    } else if (value & OCW3) {
         select_read(pic, value);
-    else
+    } else {
         operate(pic, value);
-    cascade(pics);
+        cascade(pics);
+    }
 }
