@@ -126,14 +126,14 @@ EVERYWHERE := implementation_name == 'cpython' and platform_machine == 'x86_64'
 lock:  ## write requirements.lock anew from pyproject.toml, with the newest versions that fit
 	@"$(PYTHON)" -m venv build/lock && build/lock/bin/python -m pip -qq install uv==$(UV_VERSION)
 	@printf 'pip\nsetuptools\n' > build/lock/tools.txt
-	@build/lock/bin/uv --quiet pip compile --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url -o build/lock/requirements.txt pyproject.toml build/lock/tools.txt
+	@build/lock/bin/uv --quiet pip compile --upgrade --universal --python-version 3.11 --extra dev --extra emulated \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url -o build/lock/requirements.txt pyproject.toml build/lock/tools.txt
 	@{ echo "# Everything that make installs into .venv, for CPython 3.11 to 3.13 on x86-64 Linux. Written by make lock."; \
 	sed -e "s/ and platform_python_implementation != 'PyPy'//" -e "s/ and sys_platform == 'linux'//" \
 		-e "s/ ; $(EVERYWHERE)//" -e "s/ and $(EVERYWHERE)//" build/lock/requirements.txt; } > requirements.lock
 	@grep -c == requirements.lock | sed 's/$$/ packages locked/'
 
 clean:  ## remove everything that make made, .venv too
-	@rm -rf $(VENV) build dist labkit/guest_images *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) build dist labkit/guest_images labkit/left_out.txt *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find labkit guests tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@find labkit -name '*.so' -delete

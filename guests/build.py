@@ -1,4 +1,4 @@
-"""How are the guests built? gcc and binutils; each guest is an ELF that two loaders understand, and its disassembly.
+"""How are the guests built? gcc and binutils for x86-64; each guest is an ELF that two loaders understand.
 
 A guest is linked as a 64-bit ELF and stored as a 32-bit one, which is what multiboot loaders take; the code in it is
 64-bit from start64 on. Beside it stand its disassembly, made from the 64-bit ELF, and its bytes as they lie in memory,
@@ -8,12 +8,16 @@ which labkit loads without an ELF reader.
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 GUESTS = ("agent", "storm", "spin", "ping")
+TARGET = "x86_64"  # whatever machine the guests are built on
+CROSS = "x86_64-linux-gnu-gcc"  # as Debian and others name it
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 BARE = ["-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-mno-red-zone"]
 PLAIN = ["-mgeneral-regs-only", "-fcf-protection=none", "-fno-tree-loop-distribute-patterns"]  # no SSE, no memset
@@ -30,27 +34,41 @@ def run(*command: str | Path) -> str:
     """Run a tool in guests/, so that no path of the machine gets into what it makes; return what it printed."""
     try:
         done = subprocess.run([*map(str, command)], cwd=HERE, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise BuildError(f"{command[0]} is missing: install gcc and binutils") from error
+    except OSError as error:
+        raise BuildError(f"{command[0]}: {error.strerror}; install gcc and binutils") from error
     if done.returncode:
         raise BuildError(f"{' '.join(map(str, command))}\n{done.stderr}")
     return done.stdout
 
 
+def compiler() -> str | None:
+    """The command that compiles for x86-64 here: $CC, else gcc, else a cross compiler; None if there is none."""
+    for cc in (os.environ.get("CC") or "gcc", CROSS):
+        try:
+            if run(*shlex.split(cc), "-dumpmachine").startswith(TARGET):
+                return cc
+        except BuildError:
+            continue
+    return None
+
+
 def build(out: Path, cc: str = "gcc") -> list[Path]:
-    """Build every guest into `out`: NAME.elf, NAME.bin, NAME.asm. Returns the ELFs. BuildError if a tool fails."""
+    """Build every guest into `out`: NAME.elf, NAME.bin, NAME.asm. Returns the ELFs. BuildError if a tool fails.
+
+    `cc` is a command that compiles for x86-64; it knows the binutils that go with it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         script = work / "guest.ld"
-        script.write_text(run(cc, "-E", "-P", "-x", "c", "-Iinclude", "guest.ld"))
+        script.write_text(run(*shlex.split(cc), "-E", "-P", "-x", "c", "-Iinclude", "guest.ld"))
         library = [_compile(cc, source, work) for source in sorted(HERE.glob("lib/*.[cS]"))]
         return [_link(cc, name, library, script, work, out.resolve()) for name in GUESTS]
 
 
 def _compile(cc: str, source: Path, work: Path) -> Path:
     made = work / f"{source.stem}.o"
-    run(cc, *FLAGS, "-Iinclude", "-Ilib", "-c", source.relative_to(HERE), "-o", made)
+    run(*shlex.split(cc), *FLAGS, "-Iinclude", "-Ilib", "-c", source.relative_to(HERE), "-o", made)
     return made
 
 
@@ -66,19 +84,25 @@ def _link(cc: str, name: str, library: list[Path], script: Path, work: Path, out
         "-Wl,--no-warn-rwx-segments",
         "-Wl,--gc-sections",
     ]
-    run(cc, *link, "-T", script, program, *library, "-o", wide)
-    run("objcopy", "-O", "elf32-i386", wide, image)
-    run("objcopy", "-O", "binary", wide, out / f"{name}.bin")
-    listing = run("objdump", "-d", "--no-show-raw-insn", wide)
+    run(*shlex.split(cc), *link, "-T", script, program, *library, "-o", wide)
+    objcopy, objdump = _tool(cc, "objcopy"), _tool(cc, "objdump")
+    run(objcopy, "-O", "elf32-i386", wide, image)
+    run(objcopy, "-O", "binary", wide, out / f"{name}.bin")
+    listing = run(objdump, "-d", "--no-show-raw-insn", wide)
     (out / f"{name}.asm").write_text(listing.replace(str(wide), f"{name}.elf"))
     return image
+
+
+def _tool(cc: str, name: str) -> str:
+    """A program of the binutils that `cc` uses: a cross compiler has its own, the system's stands on the path."""
+    return run(*shlex.split(cc), f"-print-prog-name={name}").strip()
 
 
 def main() -> None:
     """`python guests/build.py --out DIR`."""
     parser = argparse.ArgumentParser(description="Build the lab's guests.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cc", default="gcc")
+    parser.add_argument("--cc", default=compiler() or "gcc", help="a compiler for x86-64")
     arguments = parser.parse_args()
     for image in build(arguments.out, arguments.cc):
         print(image.name)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import abi
+from labkit import abi, native
 from labkit.errors import HostError, LabkitError
+from labkit.installation import BUILD_AGAIN, left_out, mend
 
 GUESTS = ("agent", "storm", "spin", "ping")  # the first is needed, the others have their uses
 OPTIONAL = {"pandas": "vm.trace.frame()", "matplotlib": "figures", "ipywidgets": "live views", "jupyterlab": "the lab"}
-BUILD_AGAIN = "build again: make install"
 PROBE_LOOPS = 20_000
 PROBE_INSTRUCTIONS = 2 * PROBE_LOOPS
 EMULATED_NS = 50.0  # an instruction on hardware takes about 0.3 ns, an emulated one some hundreds
@@ -53,7 +53,7 @@ class Report:
 
 def examine() -> Report:
     """Look at everything. Takes some milliseconds: a guest of four instructions is run."""
-    basis = (*_built(), *_kvm())
+    basis = (*_built(), *(_kvm() if native.BUILT else ()))
     usable = all(check.ok for check in basis if check.needed)
     return Report((*basis, *_build_tools(), *_packages(), _qemu()), "kvm" if usable else None)
 
@@ -146,15 +146,14 @@ def _run_ns(vcpu: Any) -> int:
 
 
 def _built() -> Iterator[Check]:
-    try:
-        core = importlib.util.find_spec("labkit.native._core")
-    except ImportError:
-        core = None
-    yield Check("C core", core is not None, (core and core.origin) or "not built", BUILD_AGAIN, needed=True)
+    why = left_out()
+    core = native.WHERE if native.BUILT else why.get("core", native.WHERE)
+    yield Check("C core", native.BUILT, core, "" if native.BUILT else mend("core"), needed=True)
     for name in GUESTS:
         there = (abi.GUEST_IMAGES / f"{name}.bin").is_file()
-        detail = f"{name}.bin" if there else f"{name}.bin is not built"
-        yield Check(f"guest {name}", there, detail, BUILD_AGAIN, needed=name == GUESTS[0])
+        detail = f"{name}.bin" if there else why.get("guests", f"{name}.bin is not built")
+        again = mend("guests") if "guests" in why else BUILD_AGAIN
+        yield Check(f"guest {name}", there, detail, again, needed=name == GUESTS[0])
 
 
 def _build_tools() -> Iterator[Check]:

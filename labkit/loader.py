@@ -11,6 +11,7 @@ from typing import NamedTuple
 from labkit import abi
 from labkit.abi import NUMBERS
 from labkit.errors import UsageError
+from labkit.installation import missing
 
 HEADER = struct.Struct("<III")  # multiboot: magic, flags, checksum
 LAB_HEADER = struct.Struct("<IIQQ")  # magic, ABI version, 64-bit entry, end
@@ -44,16 +45,21 @@ def load_kernel(path: Path) -> Image:
 
 
 def lab_guest(name: str) -> Image:
-    """One of the guests built with the package, read once a process. UsageError: missing, or of another version."""
+    """One of the guests built with the package, read once a process. HostError: not built; UsageError: not this ABI."""
     return _lab_image(abi.GUEST_IMAGES / f"{name}.bin")
 
 
 def guest_image(name: str) -> Path:
-    """The ELF of a guest built with the package, for `kernel=`: "storm", "spin" ... UsageError: there is none."""
+    """The ELF of a guest built with the package, for `kernel=`: "storm", "spin" ... UsageError: there is none.
+
+    HostError: no guest was built at all.
+    """
     path = abi.GUEST_IMAGES / f"{name}.elf"
     if not path.is_file():
         known = ", ".join(sorted(image.stem for image in abi.GUEST_IMAGES.glob("*.elf")))
-        raise UsageError(f"no guest {name!r}: there are {known or 'none, build them: make install'}")
+        if not known:
+            raise missing("guests")
+        raise UsageError(f"no guest {name!r}: there are {known}")
     return path
 
 
@@ -63,7 +69,7 @@ def _lab_image(path: Path) -> Image:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; build the guests: make install") from error
+        raise missing("guests", f"{path}: {error.strerror}") from error
     offset = NUMBERS["LAB_HEADER"]
     magic, version, entry, end = LAB_HEADER.unpack_from(data.ljust(offset + LAB_HEADER.size, b"\0"), offset)
     if magic != NUMBERS["LAB_MAGIC"]:

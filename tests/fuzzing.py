@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from labkit.native.build import CORE as SOURCES
 from labkit.native.build import HERE as NATIVE
+from labkit.native.build import SOURCES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "fuzz"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from labkit import abi
 from labkit.abi import NUMBERS
-from labkit.errors import UsageError
+from labkit.errors import HostError, UsageError
 from labkit.loader import Image, lab_guest, load_kernel
 
 MAGIC, FLAGS = 0x1BADB002, 0x3
@@ -337,7 +337,7 @@ def test_a_lab_guest_that_is_none_is_refused(as_agent: Path, content: bytes, tol
 def test_a_missing_lab_guest_is_told(as_agent: Path) -> None:
     """An installation without its guests says which file is missing."""
     assert not as_agent.exists()
-    with pytest.raises(UsageError, match=r"agent\.bin"):
+    with pytest.raises(HostError, match=r"agent\.bin"):
         lab_guest("agent")
 
 

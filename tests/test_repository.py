@@ -21,7 +21,7 @@ COMMITTED_FILE_MAX_BYTES = 1 << 20
 
 # -- versions: pyproject.toml, environment.yml and requirements.lock say the same --------------------------------------
 
-CONDA_ONLY = {"python", "pip", "c-compiler", "make"}  # what a system has, or pyproject says in another place
+CONDA_ONLY = {"pip", "c-compiler", "make"}  # what a system has, or pyproject says in another place
 
 
 def pyproject() -> dict:
@@ -59,23 +59,29 @@ def locked_versions(python: str) -> dict[str, str]:
 
 
 def test_conda_and_pip_users_get_the_same_ranges() -> None:
-    """environment.yml names the packages of pyproject.toml, each with the same range."""
+    """environment.yml names the packages of pyproject.toml, each with the same range, and one Python of those tested.
+
+    One, as `python=3.x`: that is where Binder reads which it is, and it takes an older one if it finds none.
+    """
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    plain = by_name([entry for entry in environment["dependencies"] if isinstance(entry, str)])
+    (python,) = [entry for entry in environment["dependencies"] if str(entry).startswith("python=")]
+    plain = by_name([entry for entry in environment["dependencies"] if isinstance(entry, str) and entry != python])
     build = [text for text in pyproject()["build-system"]["requires"] if not text.startswith("cffi")]
     expected = by_name(run_and_develop() + build)
 
     assert {name: str(plain[name].specifier) for name in plain.keys() - CONDA_ONLY} == {
         name: str(requirement.specifier) for name, requirement in expected.items()
     }
-    assert str(plain["python"].specifier) == pyproject()["project"]["requires-python"]
-    assert [entry for entry in environment["dependencies"] if isinstance(entry, dict)] == [{"pip": ["-e ."]}]
+    assert python.removeprefix("python=") in SUPPORTED_PYTHONS
+    assert [entry for entry in environment["dependencies"] if isinstance(entry, dict)] == [{"pip": ["-e .[emulated]"]}]
 
 
 @pytest.mark.parametrize("python", SUPPORTED_PYTHONS)
 def test_the_lock_covers_every_dependency(python: str) -> None:
     """Each dependency of pyproject.toml, build tools too, is locked to one version inside its range."""
-    wanted = [Requirement(text) for text in [*run_and_develop(), *pyproject()["build-system"]["requires"], "pip"]]
+    emulated = pyproject()["project"]["optional-dependencies"]["emulated"]
+    texts = [*run_and_develop(), *emulated, *pyproject()["build-system"]["requires"], "pip"]
+    wanted = [Requirement(text) for text in texts]
     locked = locked_versions(python)
     for requirement in wanted:
         version = locked.get(canonicalize_name(requirement.name))
@@ -111,7 +117,7 @@ def test_numbers_are_plain_literals() -> None:
 
 # -- imports go one way ------------------------------------------------------------------------------------------------
 
-LEAVES = frozenset({"abi", "errors", "views", "trace.events"})
+LEAVES = frozenset({"abi", "errors", "installation", "views", "trace.events"})
 PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.gates", "cpu", "pc", "pc.firmware", "virtio"),
     *("loader", "owner", "runstate", "threads"),
@@ -123,6 +129,7 @@ WHOLE = PARTS | {"answers", "board", "guest", "terminal", "machine"}
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "abi": frozenset(),
     "errors": frozenset(),
+    "installation": frozenset({"errors"}),
     "views": frozenset(),
     "trace.events": frozenset({"abi"}),
     "native": LEAVES,

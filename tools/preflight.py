@@ -9,12 +9,15 @@ import sysconfig
 
 OLDEST_PYTHON = (3, 11)
 PROBE = "#include <Python.h>\n#include <linux/kvm.h>\n#include <sys/eventfd.h>\nint probe;\n"
+MACHINES = ("x86_64", "aarch64")  # the second without KVM, and with a cross compiler for the guests
+COMPILER_PACKAGES, BINUTILS_PACKAGES = ["gcc", "libc6-dev"], ["binutils"]
+CROSS_COMPILER, CROSS_PACKAGE = "x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"
 
 
 def missing_parts():
     """Return (what is wrong, the Debian packages that mend it), two lists; both are empty if all is there."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return [f"labkit needs Linux on x86-64, this is {sys.platform} on {platform.machine()}"], []
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
+        return [f"labkit needs Linux on {' or '.join(MACHINES)}, this is {sys.platform} on {platform.machine()}"], []
     if sys.version_info < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         found = f"{sys.executable} is {platform.python_version()}"
@@ -35,13 +38,16 @@ def missing_parts():
     compiler = os.environ.get("CC", "gcc").split()
     if not shutil.which(compiler[0]):
         problems.append(f"no C compiler ({compiler[0]})")
-        packages += ["gcc", "libc6-dev"]
+        packages += COMPILER_PACKAGES
     elif headers and not compiles(compiler):
         problems.append(f"{compiler[0]} finds no C library or no kernel headers (linux/kvm.h)")
         packages += ["libc6-dev"]
     if not shutil.which("objdump"):
         problems.append("no binutils (objdump)")
-        packages += ["binutils"]
+        packages += BINUTILS_PACKAGES
+    if platform.machine() != "x86_64" and not shutil.which(CROSS_COMPILER):
+        problems.append(f"no compiler for the guests, which are x86-64 ({CROSS_COMPILER})")
+        packages += [CROSS_PACKAGE]
     return problems, packages
 
 

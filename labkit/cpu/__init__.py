@@ -78,7 +78,7 @@ CHOSEN_BY = "LABKIT_CPU"  # an environment variable: what "auto" is to mean
 
 
 def choose(name: str, memory: GuestMemory, vcpus: int, *, intx: bool = False) -> Cpu:
-    """Open back end `name`. "auto" is what $LABKIT_CPU says, or else KVM where it can be used, or else the emulated one.
+    """Open back end `name`. "auto" is what $LABKIT_CPU says, or else KVM if it can be used, or else the emulated CPU.
 
     `intx`: with an I/O APIC, for level interrupts. HostError if the host cannot, with the mend.
     """

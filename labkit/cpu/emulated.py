@@ -1,6 +1,6 @@
 """How is a guest run without KVM? Its instructions by Unicorn, the rest by the C core (native/emulated.h).
 
-All vCPUs are executed by one thread, in turns of QUANTUM instructions. Times of such a guest say nothing about hardware.
+All vCPUs are executed by one thread, in turns of QUANTUM instructions. Times of such a guest say nothing of hardware.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RFLAGS_AT_ENTRY = 2
 
 @cache
 def load_library() -> str:
-    """Let the C core find the Unicorn library; returns its version, "2.1". HostError: it is not there, or of another kind."""
+    """Let the C core find the Unicorn library; returns its version. HostError: it is not there, or of another kind."""
     try:
         import unicorn
         from unicorn import unicorn_const, x86_const

@@ -12,8 +12,9 @@ from labkit.cpu import Message, Serve
 from labkit.cpu.entry import CODE_SELECTOR, DATA_SELECTOR, Entry
 from labkit.cpu.statistics import read_statistics
 from labkit.errors import HostError
+from labkit.installation import missing
 from labkit.memory import GuestMemory
-from labkit.native import ffi, lib
+from labkit.native import HAS_KVM, ffi, lib
 
 DEVICE = "/dev/kvm"
 TSS_GPA = 0xFFFBD000  # three pages Intel hosts need; in the hole below 4 GiB
@@ -49,7 +50,10 @@ class NoKvm(HostError):
 
 
 def open_device() -> int:
-    """Open /dev/kvm. NoKvm says what is missing: the device or the permission."""
+    """Open /dev/kvm. NoKvm says what is missing: this back end, the device or the permission."""
+    if not HAS_KVM:
+        no_kvm = missing("kvm")
+        raise NoKvm(no_kvm.call, no_kvm.errno, no_kvm.hint)
     try:
         return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as error:
@@ -110,10 +114,10 @@ class Kvm:
         self._fd = -1
         self._pins = NUMBERS["IOAPIC_PINS"] if intx else 0  # lines of the full irqchip; messages are routed after them
         self._controllers: list[Any] = []  # their state at power-on
-        if (failed := lib.lk_kvm_install_signal()) < 0:
-            raise HostError("sigaction", -failed, "the signal labkit uses is taken")
         device = open_device()
         try:
+            if (failed := lib.lk_kvm_install_signal()) < 0:
+                raise HostError("sigaction", -failed, "the signal labkit uses is taken")
             self._fd = _create_vm(device)
             self._set_up(memory)
             for index in range(vcpus):

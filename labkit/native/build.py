@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
+import sysconfig
+import tempfile
 from pathlib import Path
 
 from cffi import FFI
@@ -15,23 +19,56 @@ ABI = ROOT / "guests" / "include" / "abi.h"
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
 DECLARATIONS = (
     *("events", "feed", "machine", "device", "terminal", "pydevice"),
-    *("host", "loop", "worker", "net", "vcpu", "irqchip", "emulated", "bench", "kvm"),
+    *("host", "loop", "worker", "net", "vcpu", "irqchip", "emulated", "bench"),
 )
 CALLED_BACK = """
 extern "Python+C" int lk_python_handle(void *python, unsigned queue);
 extern "Python+C" void lk_python_exit(void *python, lk_vcpu *vcpu);
 """  # what C calls of Python
-KERNEL = ("kvm_api",)  # the kernel's own structs: only cffi needs these declarations, C has <linux/kvm.h>
-CORE = (  # everything but those who execute guest code
+SOURCES = (
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench"),
 )
-EMULATED = (
+EMULATED_SOURCES = (  # the emulated CPU; its library is looked for when it is used
     *("unicorn", "emulated", "emulated_io", "emulated_cpu", "emulated_frame"),
     *("irqchip", "apic", "apic_timer", "ioapic", "pic"),
 )
-KVM = ("kvm", "kvm_irq", "kvm_bare")
-SOURCES = (*CORE, *EMULATED, *KVM)
+# The KVM back end is part of the core where the compiler takes KVM_PROBE, see `refused`.
+KVM_DECLARATIONS = ("kvm", "kvm_api")  # the second, the kernel's own structs, is for cffi: C has <linux/kvm.h>
+KVM_SOURCES = ("kvm", "kvm_irq", "kvm_bare")
+KVM_PREAMBLE = """#include <linux/kvm.h>
+#ifndef KVM_GET_STATS_FD /* headers older than Linux 5.14 */
+#define KVM_GET_STATS_FD _IO(KVMIO, 0xce)
+#endif
+"""
+
+# What a compiler must take for the core to be built, and for the KVM back end to be in it.
+CORE_PROBE = "#include <Python.h>\n#include <sys/eventfd.h>\n"
+KVM_PROBE = """#ifndef __x86_64__
+#error KVM is used on x86-64 only
+#endif
+#include <linux/kvm.h>
+int newest[] = {KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_IMMEDIATE_EXIT};
+"""
+
+
+def refused(program: str) -> str | None:
+    """Why the compiler makes no extension module of a C program, in its own words; None if it does."""
+    cc = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "gcc")
+    flags = shlex.split(f"{os.environ.get('CPPFLAGS', '')} {os.environ.get('CFLAGS', '')}")
+    headers = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
+    with tempfile.TemporaryDirectory() as scratch:
+        made = ["-shared", "-fPIC", "-o", f"{scratch}/probe.so", "-x", "c", "-"]
+        try:
+            done = subprocess.run(
+                [*cc, *flags, *headers, *made], input=program, capture_output=True, text=True, check=False
+            )
+        except OSError as error:
+            return f"no C compiler ({cc[0]}: {error.strerror})"
+    if done.returncode == 0:
+        return None
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    return f"{cc[0]}: {errors[0]}" if errors else f"no C compiler ({cc[0]} ends with {done.returncode})"
 
 
 def declaration(path: Path) -> str:
@@ -41,15 +78,16 @@ def declaration(path: Path) -> str:
 
 def builder() -> FFI:
     """The module: what Python sees of it, its sources and its flags."""
+    has_kvm = refused(KVM_PROBE) is None
     ffi = FFI()
-    for path in (ABI, *(HERE / "decl" / f"{name}.h" for name in (*DECLARATIONS, *KERNEL))):
+    for path in (ABI, *(HERE / "decl" / f"{name}.h" for name in DECLARATIONS + KVM_DECLARATIONS * has_kvm)):
         ffi.cdef(declaration(path))
     ffi.cdef(CALLED_BACK)
     extra = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"] if sanitized() else ["-O2"]
     ffi.set_source(
         "labkit.native._core",
-        '#include "core.h"\n#include <linux/kvm.h>\n',
-        sources=[os.path.relpath(HERE / f"{name}.c", ROOT) for name in SOURCES],
+        '#include "core.h"\n' + KVM_PREAMBLE * has_kvm,
+        sources=[os.path.relpath(HERE / f"{name}.c", ROOT) for name in SOURCES + EMULATED_SOURCES + KVM_SOURCES * has_kvm],
         include_dirs=[str(HERE), str(ABI.parent)],
         depends=[str(path) for path in (ABI, *HERE.glob("*.h"), *HERE.glob("decl/*.h"))],
         extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *extra],
@@ -62,6 +100,3 @@ def builder() -> FFI:
 def sanitized() -> bool:
     """LABKIT_SANITIZE=1 builds the core with the address and undefined-behaviour sanitizers."""
     return os.environ.get("LABKIT_SANITIZE") == "1"
-
-
-ffibuilder = builder()
