@@ -87,7 +87,9 @@ def builder() -> FFI:
     ffi.set_source(
         "labkit.native._core",
         '#include "core.h"\n' + KVM_PREAMBLE * has_kvm,
-        sources=[os.path.relpath(HERE / f"{name}.c", ROOT) for name in SOURCES + EMULATED_SOURCES + KVM_SOURCES * has_kvm],
+        sources=[
+            os.path.relpath(HERE / f"{name}.c", ROOT) for name in SOURCES + EMULATED_SOURCES + KVM_SOURCES * has_kvm
+        ],
         include_dirs=[str(HERE), str(ABI.parent)],
         depends=[str(path) for path in (ABI, *HERE.glob("*.h"), *HERE.glob("decl/*.h"))],
         extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *extra],
