@@ -126,6 +126,7 @@ class Board:
         self.plugged = True
         self.pci.functions[VIRTIO_SLOT] = self.proxy
         firmware.assign_bars(self.proxy)
+        self.proxy.arrive()
 
     def _remove_device(self) -> None:
         if self.plugged:
