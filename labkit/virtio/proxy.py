@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from labkit import views
 from labkit.abi import (
     CONFIG_MSIX,
     CONFIG_NO_MSIX,
@@ -28,11 +27,12 @@ from labkit.pc.msix import BAR_BYTES as MSIX_BAR_BYTES
 from labkit.pc.msix import CONTROL as MSIX_CONTROL
 from labkit.pc.msix import Msix
 from labkit.pc.pci import COMMAND, Bar, PciFunction
-from labkit.trace.events import Cause, Flag, Kind, status_text
+from labkit.trace.events import Cause, Flag, Kind
 from labkit.trace.feed import Feed
 from labkit.virtio.backends.worker import Worker
 from labkit.virtio.devices.base import Device
 from labkit.virtio.faults import Faults
+from labkit.virtio.looks import ProxyLook
 from labkit.virtio.notifier import HostNotifiers, Situation
 from labkit.virtio.queue import Queue
 
@@ -49,7 +49,7 @@ class Access(NamedTuple):
     msix_only: bool = False
 
 
-class Proxy(PciFunction):
+class Proxy(PciFunction, ProxyLook):
     """One virtio device on the PCI bus: config space, BAR0 registers, MSI-X, and its host notifiers."""
 
     def __init__(
@@ -279,6 +279,7 @@ class Proxy(PciFunction):
         """R11; then the vectors."""
         self.notifiers.close()
         self.msix.close()
+        self.feed.emit(Kind.PLUG, -1, 0, self.flags, self._told_command)
 
     def remove(self) -> None:
         """After `close`, with the machine going on: no BAR answers any more, and what comes back begins at power-on."""
@@ -287,7 +288,6 @@ class Proxy(PciFunction):
         self._heed_command()
         self._intx_follows_command()
         self.reset_virtio()
-        self.feed.emit(Kind.PLUG, -1, 0, self.flags, self._told_command)
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
@@ -301,30 +301,44 @@ class Proxy(PciFunction):
         """Are the host notifiers started?"""
         return self.notifiers.started
 
-    def values(self) -> dict[str, object]:
-        """What a cell shows of the proxy."""
-        broken = f" (broken: {self.model.failure or 'reset it'})" if self.device.broken else ""
+    @property
+    def name(self) -> str:
+        """What kind of device: "blk", "net" ..."""
+        return self.model.name
+
+    @property
+    def broken(self) -> bool:
+        """Did the guest break a ring, or the device's own code fail? Then it does nothing until it is reset."""
+        return bool(self.device.broken)
+
+    @property
+    def why_broken(self) -> str:
+        """What to do, or where its own code failed."""
+        return self.model.failure or "reset it"
+
+    @property
+    def revision(self) -> str:
+        """Whose rules."""
+        return self.notifiers.revision
+
+    @property
+    def features(self) -> str:
+        """GUEST_FEATURES in words."""
+        return self.model.feature_names(self.device.guest_features)
+
+    @property
+    def isr(self) -> int:
+        """ISR, without clearing it."""
+        return int(self.device.isr)
+
+    @property
+    def msix_enabled(self) -> bool:
+        """Is MSI-X on?"""
+        return self.msix.enabled
+
+    def _values(self) -> dict[str, object]:
         errors = "; ".join(map(str, self.notifiers.errors))
-        return {
-            "device": self.model.name + broken,
-            "STATUS": status_text(self.status),
-            "COMMAND": "|".join(bit.name or "" for bit in PciCommand if self.command & bit) or "0",
-            "flags": self.flags.name or "0",
-            "ioeventfd_started": self.ioeventfd_started,
-            "revision": self.notifiers.revision,
-            "GUEST_FEATURES": self.model.feature_names(self.device.guest_features),
-            "QUEUE_SEL": self.queue_sel,
-            "ISR": self.device.isr,
-            "MSI-X": "on" if self.msix.enabled else "off",
-            **({"host errors": errors} if errors else {}),
-            **self.model.values(),
-        }
-
-    def _repr_html_(self) -> str:
-        return views.named(f"virtio-{self.model.name}", self.values())
-
-    def __repr__(self) -> str:
-        return views.lines(f"virtio-{self.model.name}", self.values())
+        return {**super()._values(), **({"host errors": errors} if errors else {}), **self.model.values()}
 
 
 class _Registers:

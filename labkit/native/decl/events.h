@@ -18,7 +18,7 @@
 #define EV_OWNER 14        /* a OWNER_* from, b OWNER_* to, c rule, d CAUSE_*, e fd */
 #define EV_RUNSTATE 15     /* a STATE_* from, b STATE_* to */
 #define EV_STEP 16         /* a command, b vcpu, c arg0, d arg1 */
-#define EV_STEP_DONE 17    /* a command, b vcpu, c agent status, d result0 */
+#define EV_STEP_DONE 17    /* a command, b vcpu, c agent status, d result0, e arg0 */
 #define EV_PCI_WRITE 18    /* a offset, b width_bytes, c value */
 #define EV_BROKEN 19       /* a BROKEN_*, b detail, c last_avail, d in_flight */
 #define EV_CRASH 20        /* a exit_reason, b rip, c vcpu */
@@ -29,7 +29,7 @@
 #define EV_FORWARD 25      /* a value, b width_bytes, c fd: a trapped kick written to the host notifier, its owner serves it */
 #define EV_SIGNAL 26       /* a fd: START signals a queue when all are assigned */
 #define EV_FAULT 27        /* a FAULT_CALL_*, b errno: a call that was made to fail */
-#define EV_BACKEND 28      /* a 1: it has the queue, 0: it gave it back, b last_avail, c in_flight */
+#define EV_BACKEND 28      /* a 1: it has the queue, 0: it gave it back, b last_avail, c in_flight, d broken */
 #define EV_FRAME 29        /* a FRAME_*, b bytes */
 #define EV_CHAIN 30        /* a head, b bytes the device read, c bytes it wrote */
 #define EV_CONFIG_CHANGED 31 /* a vector, b IRQ_WAY_* */
