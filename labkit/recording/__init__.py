@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from labkit.errors import UsageError
 from labkit.trace import Trace
 from labkit.trace.events import Event, State
-from labkit.trace.fields import DEVICE, NONE
+from labkit.trace.fields import DEVICE, NONE, label
 from labkit.trace.recorded import Recorded, Values, event
 from labkit.virtio.looks import MachineLook
 
@@ -48,6 +48,10 @@ class Moment(MachineLook):
         at = self.position - self._recorded.lost
         records = self._recorded.records
         return (records[at - 1][1] - records[0][1]) / 1e9 if at > 0 else 0.0
+
+    def time_of(self, event: Event) -> float:
+        """Seconds from the first event that is kept to this one."""
+        return (event.time_ns - self._recorded.records[0][1]) / 1e9
 
     # -- what ----------------------------------------------------------------------------------------------------------
 
@@ -89,6 +93,14 @@ class Moment(MachineLook):
         from labkit.recording.parts import RecordedProxy
 
         return RecordedProxy(self._now, self._facts)
+
+    def facts(self) -> dict[str, object]:
+        """What does not change: name, cpu, guest, device, revision, vcpus, memory_mib ..."""
+        return {**self._facts._asdict(), "labkit": self._recorded.labkit}
+
+    def values(self) -> dict[str, int | None]:
+        """Every field as a number: "STATUS", "queue 0 avail.idx" ... -1: there is no such thing, None: not known."""
+        return {label(key): value for key, value in self._now().items()}
 
     # -- for people ----------------------------------------------------------------------------------------------------
 

@@ -65,7 +65,8 @@ class Trace:
         """
         from labkit.trace.timeline import timeline
 
-        return timeline([event for event in self.events(since=since) if until is None or event.seq <= until], queue)
+        events, lost = self._source.read()
+        return timeline(events, lost=bool(lost), since=since, until=until, queue=queue)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a recording, for `labkit.replay(path)`: the events that are kept, and what registers and rings hold.
