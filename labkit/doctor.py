@@ -53,7 +53,8 @@ class Report:
 
 def examine() -> Report:
     """Look at everything. Takes some milliseconds: a guest of four instructions is run."""
-    basis = (*_built(), *_kvm())
+    core, *others = _built()
+    basis = (core, *others, *(_kvm() if core.ok else ()))  # KVM is asked through the core
     usable = all(check.ok for check in basis if check.needed)
     return Report((*basis, *_build_tools(), *_packages(), _qemu()), "kvm" if usable else None)
 
