@@ -4,6 +4,7 @@ from labkit import rules
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
 from labkit.loader import guest_image
 from labkit.machine import Machine, boot
+from labkit.recording import replay
 from labkit.virtio.backends.link import link
 from labkit.virtio.devices.base import Device
 
@@ -18,6 +19,7 @@ __all__ = [
     "boot",
     "guest_image",
     "link",
+    "replay",
     "rules",
 ]
 __version__ = "0.1.0"

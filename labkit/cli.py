@@ -1,4 +1,4 @@
-"""What can be done from a shell? `labkit doctor | boot | bench`, each for people and, with --json, for programs."""
+"""What can be done from a shell? `labkit doctor | boot | replay | bench`, each with --json for programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labkit import __version__, abi, rules
+from labkit.cpu import BACK_ENDS
 from labkit.errors import GuestError, HostError, LabkitError, UsageError
 
 if TYPE_CHECKING:
     from labkit import Machine
     from labkit.bench import Report
     from labkit.doctor import Check
+    from labkit.recording import Recording
 
 EXIT_CODES = {UsageError: 2, HostError: 3, GuestError: 4}  # 2 is also click's own
 WAIT_S = 0.05  # how often the console of a running kernel is looked at
@@ -100,6 +102,7 @@ def _print_check(check: Check) -> None:
     help="What the lab's driver uses. Only intx gives the machine an I/O APIC, for a kernel too; that takes longer.",
 )
 @click.option("--sector", type=click.IntRange(min=0), help="The sector to read through the guest. Default: 0.")
+@click.option("--cpu", type=click.Choice(BACK_ENDS), default="auto", show_default=True, help="Who executes the guest.")
 @click.option("--kernel", type=click.Path(path_type=Path), help="A multiboot 1 ELF to run instead of the lab's guest.")
 @click.option("--cmdline", help="The kernel's command line.")
 @json_option
@@ -219,6 +222,69 @@ def _run_kernel(kernel: Path, cmdline: str, plan: dict[str, Any], as_json: bool)
         if as_json:
             _print_json({"machine": vm.name, "cpu": vm.cpu, "exit_code": code, "console": shown})
     return code
+
+
+# -- replay -----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--at", "at_s", type=float, help="Seconds since the first event. Default: the end.")
+@json_option
+def replay(file: Path, at_s: float | None, as_json: bool) -> None:
+    """Show a recording that `vm.trace.save` has made: the machine, its state, and who owned its notifiers.
+
+    No CPU is needed, and no /dev/kvm.
+    """
+    import labkit
+
+    recording = labkit.replay(file)
+    if at_s is not None:
+        recording.at(at_s)
+    if as_json:
+        _print_json(_replayed(recording))
+    else:
+        click.echo("\n".join(_story(recording)))
+
+
+def _owner_changes(recording: Recording) -> list[dict[str, Any]]:
+    """Each change of owner up to the cursor."""
+    return [
+        {"seq": e.seq, "time_s": recording.time_of(e), "thread": e.actor, "queue": e.queue}
+        | {name: e[name] for name in ("before", "after", "rule", "cause")}
+        for e in recording.trace.events("owner")
+        if e.seq <= recording.position
+    ]
+
+
+def _replayed(recording: Recording) -> dict[str, Any]:
+    return {
+        **recording.facts(),
+        "events": recording.end,
+        "lost": recording.start,
+        "position": recording.position,
+        "time_s": recording.time_s,
+        "state": recording.state,
+        "values": recording.values(),
+        "notifiers": _owner_changes(recording),
+    }
+
+
+def _story(recording: Recording) -> list[str]:
+    lost = f", the first {recording.start} lost" if recording.start else ""
+    changes = [
+        f"  {c['time_s']:12.6f} s  {c['thread']:<9} queue {c['queue']}: {c['before']} -> {c['after']}, "
+        f"{c['cause']} ({c['rule']})"
+        for c in _owner_changes(recording)
+    ]
+    return [
+        f"{recording.end} events{lost}; saved by labkit {recording.saved_by}",
+        repr(recording),
+        repr(recording.proxy),
+        *(repr(part) for queue in recording.proxy.queues for part in (queue, queue.notifier)),
+        "owners so far" if changes else "no notifier had an owner so far",
+        *changes,
+    ]
 
 
 # -- bench ------------------------------------------------------------------------------------------------------------

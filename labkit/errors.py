@@ -33,5 +33,6 @@ class HostError(LabkitError):
     def __init__(self, call: str, errno: int, hint: str = "") -> None:
         self.call = call
         self.errno = errno
+        self.hint = hint
         self.name = errno_names.errorcode.get(errno, str(errno))
         super().__init__(f"{call}: {self.name} ({os.strerror(errno)})" + (f"; {hint}" if hint else ""))

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from labkit import abi, views
+from labkit import abi
 from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import GuestCrash, GuestError, HostError, UsageError
@@ -21,8 +21,10 @@ from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
 from labkit.trace import Trace
 from labkit.trace.events import State
+from labkit.trace.recorded import Facts
 from labkit.virtio import catalogue
 from labkit.virtio.backends.link import LinkEnd
+from labkit.virtio.looks import MachineLook
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ POLL_S = 0.01
 CLOSE_TIMEOUT_S = 10.0
 
 
-class Machine:
+class Machine(MachineLook):
     """One virtual machine, made by `boot`. A context manager; closing twice is fine, and so is forgetting it.
 
     A command raises UsageError when the machine is closed, and GuestError when its guest has crashed: then only `reset`
@@ -48,7 +50,7 @@ class Machine:
         board = Board(plan, f"vm{next(_numbers)}")
         self._board = board
         self._irq = irq
-        self.trace = Trace(board.feed)
+        self.trace = Trace(board.feed, board.recorded)
         self._finalizer = weakref.finalize(self, _close, board)
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -224,29 +226,9 @@ class Machine:
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
-    def _values(self) -> dict[str, object]:
-        plan = self._board.plan
-        values: dict[str, object] = {
-            "state": self.state,
-            "cpu": f"{self.cpu}, {plan.vcpus} vCPU" + ("s" if plan.vcpus > 1 else ""),
-            "memory": f"{plan.memory_mib} MiB",
-            "guest": plan.image.name,
-            "device": ", ".join(filter(None, (f"virtio-{plan.model.name}", plan.model.remark()))),
-            "rules": plan.revision,
-        }
-        if self._board.crash is not None:
-            values["crash"] = self._board.crash
-        if self.exit_code is not None:
-            values["exit code"] = self.exit_code
-        for queue in self.proxy.queues:
-            values[f"queue {queue.index}"] = f"notifier owned by {queue.notifier.owner}"
-        return values
-
-    def _repr_html_(self) -> str:
-        return views.named("machine", self._values())
-
-    def __repr__(self) -> str:
-        return views.lines("machine", self._values())
+    @property
+    def _facts(self) -> Facts:
+        return self._board.facts
 
 
 def boot(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import labkit
-from labkit.cpu import kvm
+from labkit.cpu import CHOSEN_BY, emulated, kvm
 from labkit.native import _core
 
 sys.path.append(str(Path(__file__).parent))  # helpers such as rings.py are imported by their own name
@@ -24,7 +24,7 @@ OURS_IN_MAPS = ("memfd:labkit", "anon_inode:kvm")  # guest memory and RAM disks,
 
 
 def why_no_kvm() -> str:
-    """Why this machine cannot run a guest, in labkit's own words; empty if it can."""
+    """Why KVM can run no guest on this machine, in labkit's own words; empty if it can."""
     try:
         os.close(kvm.open_device())
     except labkit.HostError as error:
@@ -32,28 +32,60 @@ def why_no_kvm() -> str:
     return ""
 
 
+def why_not_emulated() -> str:
+    """The same for the emulated CPU."""
+    try:
+        emulated.load_library()
+    except labkit.HostError as error:
+        return str(error)
+    return ""
+
+
+def back_ends() -> tuple[str, ...]:
+    """The CPU back ends that the tests run on: what $LABKIT_CPU names, or all that are here."""
+    chosen = os.environ.get(CHOSEN_BY, "auto")
+    if chosen != "auto":
+        return (chosen,)
+    here = {"kvm": KVM_DEVICE.exists(), "emulated": not why_not_emulated()}  # one that is there but refuses must fail
+    return tuple(name for name, there in here.items() if there)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker: markers are strict."""
-    config.addinivalue_line("markers", "kvm: runs a guest; skipped only where there is no /dev/kvm at all")
+    """Name the markers: markers are strict."""
+    config.addinivalue_line("markers", "kvm: needs KVM itself; skipped where there is none")
+    config.addinivalue_line("markers", "emulated: needs the emulated CPU itself")
+    config.addinivalue_line("markers", "guest: runs a guest on whatever back end is here")
 
 
 def pytest_report_header() -> str:
-    """Say which CPU back end and which C core are used."""
-    problem = why_no_kvm()
-    return f"labkit: {f'no cpu, {problem}' if problem else 'cpu kvm'}; core {_core.__file__}"
+    """Say which CPU back ends and which C core are used."""
+    return f"labkit: cpu {' and '.join(back_ends()) or f'none, {why_no_kvm()}'}; core {_core.__file__}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that boots a machine."""
-    for item in items:
-        if "boot" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.kvm)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test that boots a machine by `boot` on each back end, unless it is about one of them."""
+    if "cpu" in metafunc.fixturenames:
+        marks = {mark.name for mark in metafunc.definition.iter_markers()} & {"kvm", "emulated"}
+        metafunc.parametrize("cpu", [*marks] or back_ends() or ("none",), indirect=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs KVM where there is none. A device that is there but refuses makes the test fail, and loudly."""
-    if item.get_closest_marker("kvm") is not None and not KVM_DEVICE.exists():
-        pytest.skip(why_no_kvm())
+    """Skip what needs a back end that is not used here."""
+    needed = {mark.name for mark in item.iter_markers()} & {"kvm", "emulated"}
+    for name in needed - set(back_ends()):
+        pytest.skip(f"about {name}, which is not used here: {why_no_kvm() if name == 'kvm' else why_not_emulated()}")
+    if item.get_closest_marker("guest") is not None and not back_ends():
+        pytest.skip(f"no CPU to run a guest: {why_no_kvm()}")
+
+
+@pytest.fixture
+def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The back end that `cpu="auto"` is for this test."""
+    name = str(request.param)
+    if name == "none":
+        pytest.skip(f"no CPU to run a guest: {why_no_kvm()}")
+    monkeypatch.setenv(CHOSEN_BY, name)
+    return name
 
 
 def open_files() -> set[tuple[int, str]]:
@@ -93,7 +125,7 @@ def leaves_nothing() -> Iterator[None]:
 
 
 @pytest.fixture
-def boot(leaves_nothing: None) -> Iterator[Callable[..., labkit.Machine]]:  # noqa: ARG001 - ordered around this one
+def boot(leaves_nothing: None, cpu: str) -> Iterator[Callable[..., labkit.Machine]]:  # noqa: ARG001 - around this one
     """`labkit.boot`, and every machine it booted is closed when the test is over."""
     machines: list[labkit.Machine] = []
 

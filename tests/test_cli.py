@@ -15,6 +15,7 @@ from labkit import abi, cli
 from labkit.cpu import kvm
 
 SECTOR = abi.SECTOR_BYTES
+SAMPLE = Path(__file__).parent / "data" / "format1.labkit"
 
 
 def run(*arguments: str) -> Result:
@@ -140,7 +141,7 @@ def test_a_mistake_of_the_user(arguments: list[str], said: str) -> None:
 def test_a_host_without_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Exit code 3, the call, and the way to mend it."""
     monkeypatch.setattr(kvm, "DEVICE", str(tmp_path / "kvm"))
-    assert "load kvm_intel or kvm_amd" in fails(run("boot"), 3)
+    assert "load kvm_intel or kvm_amd" in fails(run("boot", "--cpu", "kvm"), 3)
 
 
 @pytest.mark.usefixtures("leaves_nothing")
@@ -211,3 +212,31 @@ def test_help_is_light() -> None:
     code = f"import sys, labkit.cli; print(*[name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+# -- replay ------------------------------------------------------------------------------------------------------------
+
+
+def test_replay_tells_the_story() -> None:
+    """Facts, state and owners, at the end or at a moment, without a machine."""
+    result = run("replay", str(SAMPLE))
+    assert result.exit_code == 0
+    for words in ("replay of a recording made on kvm", "state    paused", "none -> backend", "used.idx"):
+        assert words in result.stdout
+    early = run("replay", str(SAMPLE), "--at", "0")
+    assert "no notifier had an owner so far" in early.stdout
+
+
+def test_replay_as_json() -> None:
+    """The same as data."""
+    found = json.loads(run("replay", str(SAMPLE), "--json").stdout)
+    assert (found["device"], found["cpu"], found["state"], found["lost"]) == ("blk", "kvm", "paused", 0)
+    assert found["position"] == found["events"]
+    assert found["notifiers"][0]["after"] == "vmm"
+    assert found["values"]["STATUS"] == abi.Status.ACKNOWLEDGE | abi.Status.DRIVER | abi.Status.DRIVER_OK
+
+
+def test_replay_of_something_else(tmp_path: Path) -> None:
+    """One line, and the exit code of a caller's error."""
+    (tmp_path / "text").write_text("not this")
+    assert "is not a recording" in fails(run("replay", str(tmp_path / "text")), 2)

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from recordings import RINGS, recorded, wrong
 
 import labkit
 from labkit import HostError, LabkitError, UsageError
@@ -394,6 +395,13 @@ class UnderFire(RuleBasedStateMachine):
             return
         sectors = self.vm.proxy.device.blk.sectors
         assert sectors * SECTOR_BYTES == self.disk.stat().st_size == self.vm.proxy.model.image.sectors * SECTOR_BYTES
+
+    @invariant()
+    def the_events_tell_the_state(self) -> None:
+        """What a recording makes of the events is what the machine shows; the guest writes its rings as it likes."""
+        if self.vm is not None:
+            running = ("pending",) if self.running() else ()  # a kick on its way is known when it is taken
+            assert wrong(recorded(self.vm), RINGS + running) == {}
 
     @invariant()
     def the_machine_is_whole(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from rings import Rig
@@ -121,6 +121,20 @@ def guest_levels(vm: Machine) -> list[object]:
     return [event["level"] for event in vm.trace.events("intx")]
 
 
+@contextmanager
+def halt_counter(vm: Machine) -> Iterator[Callable[[], int]]:
+    """How often vCPU 0 has halted; asking waits for nobody, whatever the vCPU does."""
+    cpu = vm._board.cpu
+    if cpu.name == "emulated":
+        yield lambda: cpu.statistics()["halt_exits"]
+        return
+    statistics = ioctl(cpu.vcpus[0].fd, "KVM_GET_STATS_FD")
+    try:
+        yield lambda: read_statistics(statistics)["halt_exits"]
+    finally:
+        os.close(statistics)
+
+
 def complete_while_halted(vm: Machine) -> Completion:
     """A request that completes when the waiting guest has halted, with no timer to wake it but the completion itself.
 
@@ -130,18 +144,15 @@ def complete_while_halted(vm: Machine) -> Completion:
     halts = 1 + bool(vm.guest.load(LAPIC_PENDING, 4))
     found: list[Completion] = []
     waiter = threading.Thread(target=lambda: found.append(vm.guest.wait()))
-    statistics = ioctl(vm._board.cpu.vcpus[0].fd, "KVM_GET_STATS_FD")
-    try:
-        before = read_statistics(statistics)["halt_exits"]
+    with halt_counter(vm) as halted:
+        before = halted()
         with vm._board.locked():  # the iothread cannot serve it, be it for this kick or for the synthetic one of START
             vm.guest.add()
             vm.guest.publish()
             vm.guest.kick()
             waiter.start()
-            while read_statistics(statistics)["halt_exits"] < before + halts:
+            while halted() < before + halts:
                 assert waiter.is_alive()
-    finally:
-        os.close(statistics)
         waiter.join()
     return found[0]
 

@@ -16,7 +16,6 @@ import pytest
 
 from labkit import HostError, Machine
 from labkit.abi import QUEUE_NOTIFY_WIDTH, Register
-from labkit.cpu import kvm
 from labkit.native import ffi, lib
 from labkit.trace.events import Cause, Owner
 from labkit.virtio.notifier import Flag, Situation
@@ -32,15 +31,17 @@ class Ioeventfds:
 
     def __init__(self, vm: Machine) -> None:
         self.vm = vm
-        self._vm_fd: int = vm._board.cpu._fd
 
     def __call__(
         self, fd: int, *, port: int = PORT, length: int = 2, value: int = VALUE, flags: int = DATAMATCH
     ) -> int:
-        """KVM_IOEVENTFD on a port."""
+        """KVM_IOEVENTFD on a port, or what stands for it."""
+        cpu: Any = self.vm._board.cpu
+        if cpu.name == "emulated":
+            return -int(lib.lk_emulated_ioeventfd(cpu._native, port, length, value, fd, flags | PIO))
         fields = {"datamatch": value, "addr": port, "len": length, "fd": fd, "flags": flags | PIO}
         request: Any = ffi.new("struct kvm_ioeventfd *", fields)
-        return -int(lib.lk_ioctl(self._vm_fd, lib.KVM_IOEVENTFD, request))
+        return -int(lib.lk_ioctl(cpu._fd, lib.KVM_IOEVENTFD, request))
 
 
 @pytest.fixture
@@ -270,12 +271,12 @@ def test_the_count_survives_a_deassign(ioeventfd: Ioeventfds, fd: int) -> None:
 
 def test_the_guest_is_not_held_by_a_full_eventfd(ioeventfd: Ioeventfds, fd: int) -> None:
     """ioeventfd: an eventfd at its limit takes no more, and the guest goes on all the same."""
-    full = (1 << 64) - 2
+    full = (1 << 64) - 2  # for a write; the kernel itself may add one more
     os.eventfd_write(fd, full)
     assert ioeventfd(fd) == 0
     for _ in range(3):
         ioeventfd.vm.guest.port_out(PORT, 2, VALUE)
-    assert count(fd) == full + 1
+    assert count(fd) == full + (ioeventfd.vm.cpu == "kvm")
 
 
 def test_the_registrations_go_with_the_vm(boot: Boot, fd: int) -> None:
@@ -291,13 +292,12 @@ def test_the_registrations_go_with_the_vm(boot: Boot, fd: int) -> None:
 
 
 def test_the_back_end_names_the_call_and_the_errno(boot: Boot, fd: int) -> None:
-    """ioeventfd: labkit.cpu.kvm says which ioctl failed and how."""
+    """ioeventfd: the back end says which call failed and how."""
     cpu = boot("null")._board.cpu
     cpu.assign(PORT, 2, VALUE, fd)
-    with pytest.raises(HostError, match="KVM_IOEVENTFD: EEXIST") as caught:
+    with pytest.raises(HostError, match=r"KVM_IOEVENTFD.*: EEXIST") as caught:
         cpu.assign(PORT, 2, VALUE, fd)
-    assert (caught.value.call, caught.value.errno) == ("KVM_IOEVENTFD", errno.EEXIST)
-    assert isinstance(cpu, kvm.Kvm)
+    assert caught.value.errno == errno.EEXIST
     cpu.deassign(PORT, 2, VALUE, fd)
 
 
@@ -333,8 +333,9 @@ def test_start_and_stop_many_times_leave_the_baseline(boot: Boot) -> None:
     with vm._board.locked():
         vm.proxy.notifiers.happens(Situation(Cause.PAUSE))
         files = len(os.listdir("/proc/self/fd"))
+        each = 1 if vm.cpu == "kvm" else 2  # the emulated back end keeps a reference of its own
         for _ in range(100):
             vm.proxy.notifiers.happens(Situation(Cause.RESUME))
-            assert len(os.listdir("/proc/self/fd")) == files + QUEUES
+            assert len(os.listdir("/proc/self/fd")) == files + QUEUES * each
             vm.proxy.notifiers.happens(Situation(Cause.PAUSE))
     assert len(os.listdir("/proc/self/fd")) == files

@@ -25,7 +25,7 @@ def test_a_missing_device_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, t
     """No /dev/kvm: HostError names the open, the errno and what to do; nothing of the machine is left."""
     monkeypatch.setattr(kvm, "DEVICE", str(tmp_path / "kvm"))
     with pytest.raises(HostError, match=r"ENOENT.*--device /dev/kvm") as caught:
-        labkit.boot("blk")
+        labkit.boot("blk", cpu="kvm")
     assert caught.value.errno == errno.ENOENT
 
 
@@ -34,8 +34,8 @@ def test_a_missing_device_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, t
 def test_no_permission_says_how_to_get_it() -> None:
     """A user outside the kvm group is told to join it."""
     code = (
-        "import os, labkit\nlabkit.boot('blk').close()\nos.setgroups([])\nos.seteuid(65534)\n"
-        "try: labkit.boot('blk')\nexcept labkit.HostError as error: print(error)"
+        "import os, labkit\nlabkit.boot('blk', cpu='kvm').close()\nos.setgroups([])\nos.seteuid(65534)\n"
+        "try: labkit.boot('blk', cpu='kvm')\nexcept labkit.HostError as error: print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True).stdout
     if not said and os.stat(kvm.DEVICE).st_mode & 0o006 == 0o006:
@@ -49,7 +49,7 @@ def test_something_else_at_the_devices_place(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / "kvm").touch()
     monkeypatch.setattr(kvm, "DEVICE", str(tmp_path / "kvm"))
     with pytest.raises(HostError, match="KVM_CREATE_VM: ENOTTY"):
-        labkit.boot("blk")
+        labkit.boot("blk", cpu="kvm")
 
 
 @pytest.mark.kvm
@@ -65,10 +65,11 @@ def test_a_kernel_without_an_io_apic_says_what_does_without(monkeypatch: pytest.
 
     monkeypatch.setattr(kvm, "ioctl", refuse)
     with pytest.raises(HostError, match=r'KVM_CREATE_IRQCHIP: ENOTTY.*irq="msix"'):
-        labkit.boot("blk", irq="intx")
-    labkit.boot("blk").close()
+        labkit.boot("blk", irq="intx", cpu="kvm")
+    labkit.boot("blk", cpu="kvm").close()
 
 
+@pytest.mark.kvm
 def test_every_capability_that_is_required_is_there(boot: Boot) -> None:
     """What doctor looks for is what a machine that runs here has."""
     boot("null")

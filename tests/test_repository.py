@@ -117,12 +117,12 @@ def test_numbers_are_plain_literals() -> None:
 
 # -- imports go one way ------------------------------------------------------------------------------------------------
 
-LEAVES = frozenset({"abi", "errors", "installation", "views", "trace.events"})
+LEAVES = frozenset({"abi", "errors", "installation", "views", "trace.events", "trace.fields", "trace.recorded"})
 PARTS = LEAVES | {
-    *("native", "memory", "trace", "trace.gates", "cpu", "pc", "pc.firmware", "virtio"),
+    *("native", "memory", "trace", "trace.feed", "trace.gates", "cpu", "pc", "pc.firmware", "virtio", "virtio.looks"),
     *("loader", "owner", "runstate", "threads"),
 }
-WHOLE = PARTS | {"answers", "board", "guest", "terminal", "machine"}
+WHOLE = PARTS | {"answers", "recorder", "board", "guest", "terminal", "machine"}
 
 # room → the other rooms it may import. A module belongs to the longest room that its name starts with; a room may
 # import itself. "" is the front door, labkit/__init__.py. A new room is added here, with what it may know.
@@ -132,20 +132,26 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "installation": frozenset({"errors"}),
     "views": frozenset(),
     "trace.events": frozenset({"abi"}),
+    "trace.fields": frozenset({"abi", "trace.events"}),
+    "trace.recorded": frozenset({"trace.events", "trace.fields"}),
     "native": LEAVES,
     "loader": LEAVES,
     "memory": LEAVES | {"native"},
     "threads": frozenset({"native"}),
     "owner": LEAVES | {"native", "threads"},
     "trace.gates": LEAVES | {"native"},
-    "trace": LEAVES | {"native", "trace.gates"},
-    "runstate": LEAVES | {"trace"},
+    "trace": LEAVES,  # and so it works where there is no C core
+    "trace.feed": LEAVES | {"native"},
+    "runstate": LEAVES | {"trace.feed"},
     "rules": LEAVES | {"virtio"},  # the tables, for people
     "cpu": LEAVES | {"memory", "native"},
     "pc": LEAVES | {"native"},
     "pc.firmware": LEAVES | {"memory", "cpu", "pc"},  # leaves memory and the first vCPU as a PC's firmware would
-    "virtio": LEAVES | {"memory", "native", "pc", "trace", "trace.gates"},
-    "board": PARTS,
+    "virtio": LEAVES | {"memory", "native", "pc", "trace.feed", "trace.gates", "virtio.looks"},
+    "virtio.looks": LEAVES,
+    "recording": LEAVES | {"trace", "virtio.looks"},  # none of the rooms that need the C core
+    "recorder": LEAVES | {"runstate", "trace.feed", "virtio"},
+    "board": PARTS | {"recorder"},
     "answers": LEAVES,
     "guest": LEAVES | {"answers", "native", "board"},
     "terminal": LEAVES | {"native", "board", "virtio"},
@@ -155,11 +161,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "races": WHOLE | {"snapshot", "migration"},
     "museum": WHOLE | {"snapshot", "migration", "races"},
     "widgets": frozenset({"trace.events"}),
-    "": WHOLE | {"rules", "snapshot", "migration", "races", "museum"},
+    "": WHOLE | {"rules", "recording", "snapshot", "migration", "races", "museum"},
     "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,
     "bench": WHOLE | {""},
-    "cli": WHOLE | {"", "rules", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
+    "cli": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {

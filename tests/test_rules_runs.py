@@ -190,7 +190,7 @@ def test_r15_a_failed_deassign_is_shown_and_not_drained(boot: Boot, revision: st
     assert vm.trace.events("drain", "close_fd", since=mark) == []
     (error,) = vm.proxy.notifiers.errors
     assert isinstance(error, HostError)
-    assert error.call == "KVM_IOEVENTFD"
+    assert error.call.startswith("KVM_IOEVENTFD")
     assert str(error) in repr(vm.proxy)
     assert os.fstat(fd)
 

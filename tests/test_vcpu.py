@@ -74,15 +74,15 @@ def test_a_step_posted_before_the_new_guest_parks_is_done_by_it(boot: Boot) -> N
     assert vm.guest._result(Command.PORT_IN, 0, 5.0)[0] == PORT_CONSOLE
 
 
-def test_state_that_cannot_be_loaded_is_one_crash(boot: Boot) -> None:
-    """A load that the kernel refuses is told once, with its ioctl's errno, and the next reset mends it."""
+def test_state_that_cannot_be_loaded_is_one_crash(boot: Boot, cpu: str) -> None:
+    """A load that the back end refuses is told once, with its errno, and the next reset mends it."""
     vm = boot("blk")
     vm.pause()
     board = vm._board
     bad = ffi.new("lk_load[]", [(NO_SUCH_IOCTL, ffi.NULL)])
     lib.lk_vcpu_load(board.cpu.vcpus[0].native, bad, 1)
     vm.resume()
-    with pytest.raises(GuestError, match=r"vCPU 0 crashed at rip=0x.*: kvm refused"):
+    with pytest.raises(GuestError, match=rf"vCPU 0 crashed at rip=0x.*: {cpu} refused"):
         vm.wait(timeout_s=10)
     board.owner.call(lambda: None)
     assert len(vm.trace.events("crash")) == 1

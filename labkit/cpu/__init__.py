@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from labkit.cpu.entry import Entry
-from labkit.errors import UsageError
+from labkit.errors import HostError, UsageError
 from labkit.memory import GuestMemory
 
 Message = tuple[int, int]  # address and data of an MSI
@@ -72,16 +73,35 @@ class Cpu(Protocol):
         """Release everything; idempotent. The vCPU threads are gone by then."""
 
 
-BACK_ENDS = ("auto", "kvm")
+BACK_ENDS = ("auto", "kvm", "emulated")
+CHOSEN_BY = "LABKIT_CPU"  # an environment variable: what "auto" is to mean
 
 
 def choose(name: str, memory: GuestMemory, vcpus: int, *, intx: bool = False) -> Cpu:
-    """Open back end `name`; "auto" is KVM, the only one so far. `intx`: with an I/O APIC, for level interrupts.
+    """Open back end `name`. "auto" is what $LABKIT_CPU says, or else KVM if it can be used, or else the emulated CPU.
 
-    HostError if the host cannot, with the mend.
+    `intx`: with an I/O APIC, for level interrupts. HostError if the host cannot, with the mend.
     """
-    if name not in BACK_ENDS:
-        raise UsageError(f"cpu={name!r}: this version knows {', '.join(BACK_ENDS)}")
-    from labkit.cpu.kvm import Kvm
+    wanted = os.environ.get(CHOSEN_BY, "auto") if name == "auto" else name
+    if wanted not in BACK_ENDS:
+        where = f"{CHOSEN_BY}={wanted}" if name == "auto" else f"cpu={name!r}"
+        raise UsageError(f"{where}: this version knows {', '.join(BACK_ENDS)}")
+    from labkit.cpu.kvm import Kvm, NoKvm
 
-    return Kvm(memory, vcpus, intx=intx)
+    if wanted == "emulated":
+        return _emulated(memory, vcpus, intx)
+    try:
+        return Kvm(memory, vcpus, intx=intx)
+    except NoKvm as no_kvm:
+        if wanted == "kvm":
+            raise
+        try:
+            return _emulated(memory, vcpus, intx)
+        except HostError as no_other:
+            raise HostError(no_kvm.call, no_kvm.errno, f"{no_kvm.hint}; or without KVM: {no_other.hint}") from no_other
+
+
+def _emulated(memory: GuestMemory, vcpus: int, intx: bool) -> Cpu:
+    from labkit.cpu.emulated import Emulated
+
+    return Emulated(memory, vcpus, intx=intx)

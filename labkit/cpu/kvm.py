@@ -45,18 +45,23 @@ def ioctl(fd: int, name: str, argument: Any = None) -> int:
     return int(result)
 
 
+class NoKvm(HostError):
+    """KVM cannot be used here at all: another back end may do."""
+
+
 def open_device() -> int:
-    """Open /dev/kvm. HostError says what is missing: this back end, the device or the permission."""
+    """Open /dev/kvm. NoKvm says what is missing: this back end, the device or the permission."""
     if not HAS_KVM:
-        raise missing("kvm")
+        no_kvm = missing("kvm")
+        raise NoKvm(no_kvm.call, no_kvm.errno, no_kvm.hint)
     try:
         return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as error:
         hint = "ask for access: sudo usermod -aG kvm $USER, then log in again"
-        raise HostError(f"open({DEVICE})", error.errno or 0, hint) from error
+        raise NoKvm(f"open({DEVICE})", error.errno or 0, hint) from error
     except OSError as error:
         hint = "no KVM here: load kvm_intel or kvm_amd, or pass --device /dev/kvm to the container"
-        raise HostError(f"open({DEVICE})", error.errno or 0, hint) from error
+        raise NoKvm(f"open({DEVICE})", error.errno or 0, hint) from error
 
 
 _FRESH: dict[int, dict[str, Any]] = {}  # index of a vCPU -> its state at power-on; never written to
@@ -89,6 +94,13 @@ def _run_page_bytes() -> int:
         os.close(device)
 
 
+def _create_vm(device: int) -> int:
+    try:
+        return ioctl(device, "KVM_CREATE_VM")
+    except HostError as error:
+        raise NoKvm(error.call, error.errno, f"{DEVICE} is there and makes no virtual machine") from error
+
+
 class Kvm:
     """A virtual machine of KVM with a split irqchip: local APICs in the kernel, MSI only.
 
@@ -106,7 +118,7 @@ class Kvm:
         try:
             if (failed := lib.lk_kvm_install_signal()) < 0:
                 raise HostError("sigaction", -failed, "the signal labkit uses is taken")
-            self._fd = ioctl(device, "KVM_CREATE_VM")
+            self._fd = _create_vm(device)
             self._set_up(memory)
             for index in range(vcpus):
                 self.vcpus.append(KvmVcpu(self._fd, memory, index))

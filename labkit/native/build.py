@@ -19,12 +19,19 @@ ABI = ROOT / "guests" / "include" / "abi.h"
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
 DECLARATIONS = (
     *("events", "feed", "machine", "device", "terminal", "pydevice"),
-    *("host", "loop", "worker", "net", "vcpu", "bench"),
+    *("host", "loop", "worker", "net", "vcpu", "irqchip", "emulated", "bench"),
 )
-CALLED_BACK = 'extern "Python+C" int lk_python_handle(void *python, unsigned queue);'  # what C calls of Python
+CALLED_BACK = """
+extern "Python+C" int lk_python_handle(void *python, unsigned queue);
+extern "Python+C" void lk_python_exit(void *python, lk_vcpu *vcpu);
+"""  # what C calls of Python
 SOURCES = (
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench"),
+)
+EMULATED_SOURCES = (  # the emulated CPU; its library is looked for when it is used
+    *("unicorn", "emulated", "emulated_io", "emulated_cpu", "emulated_frame"),
+    *("irqchip", "apic", "apic_timer", "ioapic", "pic"),
 )
 # The KVM back end is part of the core where the compiler takes KVM_PROBE, see `refused`.
 KVM_DECLARATIONS = ("kvm", "kvm_api")  # the second, the kernel's own structs, is for cffi: C has <linux/kvm.h>
@@ -80,12 +87,14 @@ def builder() -> FFI:
     ffi.set_source(
         "labkit.native._core",
         '#include "core.h"\n' + KVM_PREAMBLE * has_kvm,
-        sources=[os.path.relpath(HERE / f"{name}.c", ROOT) for name in SOURCES + KVM_SOURCES * has_kvm],
+        sources=[
+            os.path.relpath(HERE / f"{name}.c", ROOT) for name in SOURCES + EMULATED_SOURCES + KVM_SOURCES * has_kvm
+        ],
         include_dirs=[str(HERE), str(ABI.parent)],
         depends=[str(path) for path in (ABI, *HERE.glob("*.h"), *HERE.glob("decl/*.h"))],
         extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *extra],
         extra_link_args=["-fsanitize=address,undefined"] if sanitized() else [],
-        libraries=["pthread"],
+        libraries=["pthread", "dl"],
     )
     return ffi
 

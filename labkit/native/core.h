@@ -28,8 +28,12 @@
 #include "decl/worker.h"
 #include "decl/net.h"
 #include "decl/vcpu.h"
+#include "decl/irqchip.h"
+#include "decl/emulated.h"
 #include "decl/kvm.h"
 #include "decl/bench.h"
+
+#define PIC_PINS 8 /* of each of the two */
 
 #define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)

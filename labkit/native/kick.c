@@ -26,9 +26,17 @@ static int why_not(const lk_device *device, unsigned queue)
     return !device->vq[queue].desc ? IGNORED_NO_RING : device->broken ? IGNORED_BROKEN : 0;
 }
 
+/* avail.idx or used.idx as it stands in guest memory now. */
+static uint64_t ring_idx(const lk_device *device, uint64_t ring_gpa)
+{
+    const uint16_t *at = lk_memory_at(&device->machine->memory, ring_gpa + RING_IDX, sizeof *at);
+    return at ? load_relaxed(at) : NO_INDEX;
+}
+
 static void notify_event(lk_device *device, const lk_vq *vq, int how)
 {
-    lk_feed_emit(device->machine->feed, EV_QUEUE_NOTIFY, vq->index, (uint64_t)how, 0, 0, 0, 0);
+    lk_feed_emit(device->machine->feed, EV_QUEUE_NOTIFY, vq->index, (uint64_t)how, ring_idx(device, vq->avail),
+                 vq->last_avail, ring_idx(device, vq->used), 0);
 }
 
 /* The device looks at the ring, unless it may not touch memory. */

@@ -2,8 +2,6 @@
 #include "core.h"
 #include <linux/kvm.h>
 
-#define PIC_PINS 8 /* of each of the two */
-
 /* A level of the full irqchip, for whoever the pin is routed to. */
 static void set_line(void *nothing, int vm_fd, unsigned pin, int high)
 {

@@ -227,6 +227,7 @@ static int control_one(lk_device *device, lk_vq *vq)
     gather(chain, order, sizeof order);
     uint8_t answer = obey(device->net, order, chain->out_bytes);
     scatter(chain, &answer, sizeof answer);
+    lk_feed_emit(device->machine->feed, EV_CHAIN, vq->index, chain->head, chain->out_bytes, sizeof answer, 0, 0);
     queue_push(device, vq, chain->head, sizeof answer);
     return 0;
 }

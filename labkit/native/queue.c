@@ -8,7 +8,7 @@ typedef struct {
 } descriptor;
 
 /* avail: u16 flags, u16 idx, u16 ring[num]; used: u16 flags, u16 idx, {u32 id, u32 len} ring[num] */
-enum { FLAGS = 0, IDX = 2, RING = 4 };
+enum { FLAGS = 0, IDX = RING_IDX, RING = 4 };
 
 static int event_idx(const lk_device *device)
 {

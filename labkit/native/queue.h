@@ -5,6 +5,8 @@
 
 #include "core.h"
 
+#define RING_IDX 2 /* where idx stands in avail and in used */
+
 /* One popped chain: host addresses, checked. out = readable by the device, in = writable. */
 struct lk_chain {
     uint16_t head;

@@ -86,7 +86,8 @@ int lk_worker_take(lk_worker *worker, unsigned queue)
     if (failed)
         return failed;
     vq->lent = 1;
-    lk_feed_emit(worker->front->machine->feed, EV_BACKEND, vq->index, 1, vq->last_avail, 0, 0, 0);
+    lk_feed_emit(worker->front->machine->feed, EV_BACKEND, vq->index, 1, vq->last_avail, vq->inuse,
+                 worker->front->broken, 0);
     return 0;
 }
 
@@ -111,7 +112,8 @@ void lk_worker_give(lk_worker *worker, unsigned queue)
     pthread_mutex_unlock(&worker->lock);
     deliver(worker, vq->index);
     vq->lent = 0;
-    lk_feed_emit(worker->front->machine->feed, EV_BACKEND, vq->index, 0, vq->last_avail, 0, 0, 0);
+    lk_feed_emit(worker->front->machine->feed, EV_BACKEND, vq->index, 0, vq->last_avail, vq->inuse,
+                 worker->front->broken, 0);
 }
 
 /* Under the big lock: nothing runs until lk_worker_go_on; a run under way is cut short and waited for. */

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 
-from labkit.abi import AgentStatus, BlkStatus, BlkType, Command, Register, Status, header_numbers
+from labkit.abi import AgentStatus, BlkStatus, BlkType, Command, PciCommand, Register, Status, header_numbers
 
 _N = header_numbers(Path(__file__).parent.parent / "native" / "decl" / "events.h")
+
+NO_INDEX = _N["NO_INDEX"]
+BIRTH_COUNT = _N["BIRTH_COUNT"]
 
 
 class Kind(IntEnum):
@@ -46,6 +49,10 @@ class Kind(IntEnum):
     CHAIN = _N["EV_CHAIN"]
     CONFIG_CHANGED = _N["EV_CONFIG_CHANGED"]
     INTX = _N["EV_INTX"]
+    PLUG = _N["EV_PLUG"]
+    COMMAND = _N["EV_COMMAND"]
+    MSIX = _N["EV_MSIX"]
+    FLAGS = _N["EV_FLAGS"]
 
 
 class Run(IntEnum):
@@ -172,6 +179,13 @@ class Actor(IntEnum):
     VCPU0 = _N["ACTOR_VCPU0"]
 
 
+class Flag(IntFlag):
+    """Flags of a proxy, as the patch numbers them."""
+
+    BUS_MASTER_BUG = 1 << 0
+    USE_IOEVENTFD = 1 << 1
+
+
 Value = int | str
 Reader = Callable[[int], Value]
 
@@ -186,11 +200,25 @@ def _upper(names: type[IntEnum]) -> Reader:
     return lambda number: known.get(number, number)
 
 
+def _bits(names: type[IntFlag], value: int) -> str:
+    known = [bit.name or "" for bit in names if value & bit]
+    rest = value & ~sum(names)
+    return "|".join(known + ([hex(rest)] if rest else [])) or "0"
+
+
 def status_text(value: int) -> str:
     """STATUS as words: `ACKNOWLEDGE|DRIVER`, `0`."""
-    names = [bit.name or "" for bit in Status if value & bit]
-    rest = value & ~sum(Status)
-    return "|".join(names + ([hex(rest)] if rest else [])) or "0"
+    return _bits(Status, value)
+
+
+def command_text(value: int) -> str:
+    """PCI COMMAND as words: `IO|MEMORY|MASTER`, `0`."""
+    return _bits(PciCommand, value)
+
+
+def flags_text(value: int) -> str:
+    """Flags of a proxy as words: `USE_IOEVENTFD`, `0`."""
+    return _bits(Flag, value)
 
 
 def _plain(number: int) -> Value:
@@ -199,6 +227,10 @@ def _plain(number: int) -> Value:
 
 def _hex(number: int) -> Value:
     return hex(number)
+
+
+def _ring_index(number: int) -> Value:
+    return number if number < NO_INDEX else "-"
 
 
 def _rule(number: int) -> Value:
@@ -210,7 +242,12 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.KICK_TRAP: (("value", _plain), ("width_bytes", _plain), ("port", _hex)),
     Kind.KICK_IGNORED: (("value", _plain), ("why", _word(Ignored))),
     Kind.KICK_EVENTFD: (("kicks", _plain), ("synthetic", _plain), ("forwarded", _plain)),
-    Kind.QUEUE_NOTIFY: (("by", _word(Run)),),
+    Kind.QUEUE_NOTIFY: (
+        ("by", _word(Run)),
+        ("avail_idx", _ring_index),
+        ("last_avail", _plain),
+        ("used_idx", _ring_index),
+    ),
     Kind.REQUEST: (
         ("type", _upper(BlkType)),
         ("sector", _plain),
@@ -240,9 +277,10 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
         ("vcpu", _plain),
         ("status", _upper(AgentStatus)),
         ("result0", _plain),
+        ("arg0", _plain),
     ),
     Kind.PCI_WRITE: (("offset", _hex), ("width_bytes", _plain), ("value", _hex)),
-    Kind.BROKEN: (("reason", _word(Broken)), ("detail", _hex)),
+    Kind.BROKEN: (("reason", _word(Broken)), ("detail", _hex), ("last_avail", _plain), ("in_flight", _plain)),
     Kind.CRASH: (("reason", _word(Crash)), ("rip", _hex), ("vcpu", _plain)),
     Kind.EXIT: (("exit_code", _plain),),
     Kind.DEVICE_RESET: (),
@@ -251,11 +289,20 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.FORWARD: (("value", _plain), ("width_bytes", _plain), ("fd", _plain)),
     Kind.SIGNAL: (("fd", _plain),),
     Kind.FAULT: (("call", _word(FaultCall)), ("errno", _plain)),
-    Kind.BACKEND: (("has_it", _plain), ("last_avail", _plain)),
+    Kind.BACKEND: (
+        ("has_it", _plain),
+        ("last_avail", _plain),
+        ("in_flight", _plain),
+        ("broken", _plain),
+    ),
     Kind.FRAME: (("way", _word(Frame)), ("bytes", _plain)),
     Kind.CHAIN: (("head", _plain), ("read_bytes", _plain), ("written_bytes", _plain)),
     Kind.CONFIG_CHANGED: (("vector", _plain), ("way", _word(IrqWay))),
     Kind.INTX: (("level", _plain),),
+    Kind.PLUG: (("plugged", _plain), ("flags", flags_text), ("command", command_text)),
+    Kind.COMMAND: (("before", command_text), ("after", command_text)),
+    Kind.MSIX: (("before", _plain), ("after", _plain)),
+    Kind.FLAGS: (("before", flags_text), ("after", flags_text)),
 }
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from typing import Any
 
 from labkit.native import ffi, lib
-from labkit.trace.events import Event, Kind, decode
+from labkit.trace.events import Event, Kind
+from labkit.trace.recorded import Record, event
 
 _BATCH = 4096
 _U64 = 2**64 - 1
+_RECORD = struct.Struct("<QQHHi5Q")  # an lk_event
 
 
 class Feed:
@@ -31,7 +35,20 @@ class Feed:
     def read(self, since: int = 0) -> tuple[list[Event], int]:
         """Events from position `since` on, and how many of them were overwritten before they could be read."""
         batches, lost = self._batches(since)
-        return [_event(batch[i]) for batch, count in batches for i in range(count) if batch[i].seq > since], lost
+        return [event(record) for record in _unpacked(batches) if record[0] > since], lost
+
+    def records(self, upto: int) -> list[Record]:
+        """The events before position `upto` as numbers, without a gap: whatever stands before one counts as lost.
+
+        One that is still being written is waited for, so `upto` is no later than the present position.
+        """
+        records: list[Record] = []
+        while (seen := records[-1][0] if records else 0) < upto:
+            records += [record for record in _unpacked(self._batches(seen)[0]) if seen < record[0] <= upto]
+            if not records or records[-1][0] == seen:
+                os.sched_yield()
+        first = next((i for i in range(len(records) - 1, 0, -1) if records[i][0] != records[i - 1][0] + 1), 0)
+        return records[first:]
 
     def _batches(self, since: int) -> tuple[list[tuple[Any, int]], int]:
         """Raw records, as arrays with the number of records in each."""
@@ -54,6 +71,7 @@ class Feed:
             self._feed = None
 
 
-def _event(record: Any) -> Event:
-    numbers = (record.a, record.b, record.c, record.d, record.e)
-    return decode(record.seq, record.time_ns, record.kind, record.actor, record.queue, numbers)
+def _unpacked(batches: list[tuple[Any, int]]) -> list[Record]:
+    return [
+        record for batch, count in batches for record in _RECORD.iter_unpack(ffi.buffer(batch)[: count * _RECORD.size])
+    ]

@@ -11,10 +11,9 @@ from typing import NamedTuple, Protocol
 
 from labkit.abi import QUEUE_MAX
 from labkit.errors import HostError, UsageError
-from labkit.trace.events import FaultCall, Kind
+from labkit.trace.events import BIRTH_COUNT, FaultCall, Kind
 from labkit.trace.feed import Feed
 
-BIRTH_COUNT = 1  # an eventfd is born signalled: a synthetic kick (R3)
 CALLS = {FaultCall.EVENTFD: "eventfd", FaultCall.ASSIGN: "KVM_IOEVENTFD", FaultCall.DEASSIGN: "KVM_IOEVENTFD"}
 
 

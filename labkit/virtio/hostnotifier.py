@@ -13,9 +13,9 @@ from typing import Any
 from labkit.abi import QUEUE_MAX, QUEUE_NOTIFY_WIDTH
 from labkit.errors import HostError
 from labkit.native import lib
-from labkit.trace.events import Kind, Run
+from labkit.trace.events import BIRTH_COUNT, Kind, Run
 from labkit.trace.feed import Feed
-from labkit.virtio.faults import BIRTH_COUNT, Faults
+from labkit.virtio.faults import Faults
 from labkit.virtio.table import Batches, Part
 
 NO_FD = -1

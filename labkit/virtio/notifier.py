@@ -55,27 +55,20 @@ The tables below say which steps follow which cause; the engine below them only 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import IntFlag
 from typing import Any, NamedTuple, Protocol
 
 from labkit.abi import QUEUE_MAX, Feature, Register, Status
 from labkit.errors import HostError, UsageError
 from labkit.native import lib
-from labkit.trace.events import Cause, Kind, Owner
+from labkit.trace.events import Cause, Flag, Kind, Owner
 from labkit.trace.feed import Feed
 from labkit.virtio.faults import Faults
 from labkit.virtio.hostnotifier import NO_FD, HostNotifier, QueueNotifiers
 from labkit.virtio.table import Part, Revision, Row, Step, When
 
 QUEUE_INDICES_TODAY = 1024
+_PROPERTY, _BUG = int(Flag.USE_IOEVENTFD), int(Flag.BUS_MASTER_BUG)
 FORGOT_BUS_MASTER = Status.ACKNOWLEDGE | Status.DRIVER  # a driver that writes exactly this is helped
-
-
-class Flag(IntFlag):
-    """Flags of a proxy, as the patch numbers them."""
-
-    BUS_MASTER_BUG = 1 << 0
-    USE_IOEVENTFD = 1 << 1
 
 
 # -- the tables -------------------------------------------------------------------------------------------------------
@@ -231,7 +224,7 @@ class HostNotifiers:
     def happens(self, situation: Situation) -> None:
         """Carry out what the table says for this cause."""
         assert lib.lk_lock_is_mine(self._device.machine), "the rules act under the big lock"
-        cause = situation.cause
+        cause, before = situation.cause, self._flags
         if cause in (Cause.PAUSE, Cause.RESUME):
             self.running = cause is Cause.RESUME
         self._gave_up = self._gave_up and cause is Cause.KICK
@@ -240,6 +233,8 @@ class HostNotifiers:
             self._do(step, row.rule, situation)
         self._look_for_kicks()
         self._transport.follow(self.running and self.live)
+        if self._flags != before:
+            self._feed.emit(Kind.FLAGS, -1, before, self._flags)
 
     def _holds(self, when: When | None) -> bool:
         return (
@@ -421,7 +416,11 @@ class HostNotifiers:
     @property
     def flags(self) -> Flag:
         """USE_IOEVENTFD (the property) and BUS_MASTER_BUG, as far as set."""
-        return Flag(Flag.USE_IOEVENTFD * self.ioeventfd | Flag.BUS_MASTER_BUG * self.bus_master_bug)
+        return Flag(self._flags)
+
+    @property
+    def _flags(self) -> int:
+        return _PROPERTY * self.ioeventfd | _BUG * self.bus_master_bug
 
     def port(self, queue: int) -> int | None:
         """The port the queue's notifier is assigned at; None while it has none."""

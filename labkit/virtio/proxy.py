@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from labkit import views
 from labkit.abi import (
     CONFIG_MSIX,
     CONFIG_NO_MSIX,
@@ -28,12 +27,13 @@ from labkit.pc.msix import BAR_BYTES as MSIX_BAR_BYTES
 from labkit.pc.msix import CONTROL as MSIX_CONTROL
 from labkit.pc.msix import Msix
 from labkit.pc.pci import COMMAND, Bar, PciFunction
-from labkit.trace.events import Cause, Kind, status_text
+from labkit.trace.events import Cause, Flag, Kind
 from labkit.trace.feed import Feed
 from labkit.virtio.backends.worker import Worker
 from labkit.virtio.devices.base import Device
 from labkit.virtio.faults import Faults
-from labkit.virtio.notifier import Flag, HostNotifiers, Situation
+from labkit.virtio.looks import ProxyLook
+from labkit.virtio.notifier import HostNotifiers, Situation
 from labkit.virtio.queue import Queue
 
 _BAD_FEATURE = int(Feature.BAD_FEATURE)
@@ -49,7 +49,7 @@ class Access(NamedTuple):
     msix_only: bool = False
 
 
-class Proxy(PciFunction):
+class Proxy(PciFunction, ProxyLook):
     """One virtio device on the PCI bus: config space, BAR0 registers, MSI-X, and its host notifiers."""
 
     def __init__(
@@ -72,6 +72,7 @@ class Proxy(PciFunction):
         self.queue_sel = 0
         self.config_vector = NO_VECTOR
         self.notify_base = 0
+        self._told_command = self._told_msix = 0
         self.msix = Msix(self, model.vectors, native, cpu)
         self.faults = Faults(cpu, feed)
         for index, num in enumerate(model.queue_sizes):
@@ -91,7 +92,7 @@ class Proxy(PciFunction):
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
         self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))
-        self._heed_bus_master()
+        self._heed_command()
 
     # -- what the rules act on (notifier.Transport) --------------------------------------------------------------------
 
@@ -103,11 +104,19 @@ class Proxy(PciFunction):
     def set_bus_master(self) -> None:
         """Bus-master on, whatever the guest thinks of it."""
         self.put(COMMAND, 2, self.command | PciCommand.MASTER)
-        self._heed_bus_master()
+        self._heed_command()
 
-    def _heed_bus_master(self) -> None:
-        """Where the rules heed it, a device without bus-master leaves its rings alone."""
+    def _heed_command(self) -> None:
+        """Where the rules heed it, a device without bus-master leaves its rings alone. Tells of a change."""
         self.device.disabled = self.notifiers.rules.heeds_bus_master and not self.bus_master
+        before, self._told_command = self._told_command, int(self.command)
+        if self._told_command != before:
+            self.feed.emit(Kind.COMMAND, -1, before, self._told_command)
+
+    def _tell_msix(self) -> None:
+        before, self._told_msix = self._told_msix, int(self.msix.enabled)
+        if self._told_msix != before:
+            self.feed.emit(Kind.MSIX, -1, before, self._told_msix)
 
     @property
     def decoded(self) -> bool:
@@ -133,6 +142,7 @@ class Proxy(PciFunction):
     def reset_msix(self) -> None:
         """MSI-X off, all vectors masked."""
         self.msix.reset()
+        self._tell_msix()
 
     # -- registers -----------------------------------------------------------------------------------------------------
 
@@ -222,7 +232,7 @@ class Proxy(PciFunction):
 
         def write() -> None:
             PciFunction.write_config(self, offset, width, value)
-            self._heed_bus_master()
+            self._heed_command()
 
         if offset == COMMAND:
             cause = Cause.BUS_MASTER_ON if value & PciCommand.MASTER else Cause.BUS_MASTER_OFF
@@ -232,6 +242,7 @@ class Proxy(PciFunction):
         self._intx_follows_command()
         if offset < MSIX_CONTROL + 2 and offset + width > MSIX_CONTROL:
             self.msix.control_written()
+            self._tell_msix()
 
     def read_config(self, offset: int, width: int) -> int:
         """A config read. STATUS says whether INTx is wanted, and says so while COMMAND forbids the line too."""
@@ -256,18 +267,25 @@ class Proxy(PciFunction):
         """R7, then config space as the firmware left it."""
         self.notifiers.happens(Situation(Cause.DEVICE_RESET))
         super().reset()
-        self._heed_bus_master()
+        self._heed_command()
         self._intx_follows_command()
+
+    def arrive(self) -> None:
+        """The firmware has assigned the BARs: the feed hears of a device at power-on."""
+        self._told_command = int(self.command)
+        self.feed.emit(Kind.PLUG, -1, 1, self.flags, self._told_command)
 
     def close(self) -> None:
         """R11; then the vectors."""
         self.notifiers.close()
         self.msix.close()
+        self.feed.emit(Kind.PLUG, -1, 0, self.flags, self._told_command)
 
     def remove(self) -> None:
         """After `close`, with the machine going on: no BAR answers any more, and what comes back begins at power-on."""
         self.put(COMMAND, 2, 0)
         self.map_bars()
+        self._heed_command()
         self._intx_follows_command()
         self.reset_virtio()
 
@@ -283,30 +301,44 @@ class Proxy(PciFunction):
         """Are the host notifiers started?"""
         return self.notifiers.started
 
-    def values(self) -> dict[str, object]:
-        """What a cell shows of the proxy."""
-        broken = f" (broken: {self.model.failure or 'reset it'})" if self.device.broken else ""
+    @property
+    def name(self) -> str:
+        """What kind of device: "blk", "net" ..."""
+        return self.model.name
+
+    @property
+    def broken(self) -> bool:
+        """Did the guest break a ring, or the device's own code fail? Then it does nothing until it is reset."""
+        return bool(self.device.broken)
+
+    @property
+    def why_broken(self) -> str:
+        """What to do, or where its own code failed."""
+        return self.model.failure or "reset it"
+
+    @property
+    def revision(self) -> str:
+        """Whose rules."""
+        return self.notifiers.revision
+
+    @property
+    def features(self) -> str:
+        """GUEST_FEATURES in words."""
+        return self.model.feature_names(self.device.guest_features)
+
+    @property
+    def isr(self) -> int:
+        """ISR, without clearing it."""
+        return int(self.device.isr)
+
+    @property
+    def msix_enabled(self) -> bool:
+        """Is MSI-X on?"""
+        return self.msix.enabled
+
+    def _values(self) -> dict[str, object]:
         errors = "; ".join(map(str, self.notifiers.errors))
-        return {
-            "device": self.model.name + broken,
-            "STATUS": status_text(self.status),
-            "COMMAND": "|".join(bit.name or "" for bit in PciCommand if self.command & bit) or "0",
-            "flags": self.flags.name or "0",
-            "ioeventfd_started": self.ioeventfd_started,
-            "revision": self.notifiers.revision,
-            "GUEST_FEATURES": self.model.feature_names(self.device.guest_features),
-            "QUEUE_SEL": self.queue_sel,
-            "ISR": self.device.isr,
-            "MSI-X": "on" if self.msix.enabled else "off",
-            **({"host errors": errors} if errors else {}),
-            **self.model.values(),
-        }
-
-    def _repr_html_(self) -> str:
-        return views.named(f"virtio-{self.model.name}", self.values())
-
-    def __repr__(self) -> str:
-        return views.lines(f"virtio-{self.model.name}", self.values())
+        return {**super()._values(), **({"host errors": errors} if errors else {}), **self.model.values()}
 
 
 class _Registers:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from labkit import views
 from labkit.memory import GuestMemory
+from labkit.virtio.looks import NotifierLook, QueueLook
 from labkit.virtio.notifier import HostNotifiers
 
 RING_IDX = 2  # offset of idx in avail and in used
 
 
-class Notifier:
+class Notifier(NotifierLook):
     """The host notifier of one queue."""
 
     def __init__(self, device: Any, index: int, notifiers: HostNotifiers) -> None:
@@ -74,27 +74,8 @@ class Notifier:
         """Kicks nobody made: one for each START (R3)."""
         return int(self._vq.synthetic)
 
-    def _values(self) -> dict[str, object]:
-        port = self.port
-        return {
-            "owner": self.owner,
-            "port": hex(port) if port is not None else "-",
-            "value": self.value,
-            "pending": self.pending,
-            "trapped": self.trapped,
-            "signalled": self.signalled,
-            "drained": self.drained,
-            "synthetic": self.synthetic,
-        }
 
-    def _repr_html_(self) -> str:
-        return views.named(f"notifier of queue {self._index}", self._values())
-
-    def __repr__(self) -> str:
-        return views.lines(f"notifier of queue {self._index}", self._values())
-
-
-class Queue:
+class Queue(QueueLook):
     """One virtqueue: what the transport knows of it, and the indices in its ring."""
 
     def __init__(self, device: Any, index: int, notifiers: HostNotifiers, memory: GuestMemory) -> None:
@@ -143,19 +124,3 @@ class Queue:
     def _index_at(self, ring_gpa: int) -> int | None:
         inside = self._vq.desc and self._memory.is_open and ring_gpa + RING_IDX + 2 <= self._memory.size_bytes
         return self._memory.u16(ring_gpa + RING_IDX) if inside else None
-
-    def _values(self) -> dict[str, object]:
-        return {
-            "num": self.num,
-            "pfn": hex(self.pfn),
-            "avail.idx": "-" if self.avail_idx is None else self.avail_idx,
-            "last_avail": self.last_avail_idx,
-            "used.idx": "-" if self.used_idx is None else self.used_idx,
-            "owner": self.notifier.owner,
-        }
-
-    def _repr_html_(self) -> str:
-        return views.named(f"queue {self.index}", self._values())
-
-    def __repr__(self) -> str:
-        return views.lines(f"queue {self.index}", self._values())

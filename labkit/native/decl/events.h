@@ -5,7 +5,7 @@
 #define EV_KICK_TRAP 1     /* a value, b width_bytes, c port */
 #define EV_KICK_IGNORED 2  /* a value, b IGNORED_* */
 #define EV_KICK_EVENTFD 3  /* a kicks, b synthetic, c forwarded */
-#define EV_QUEUE_NOTIFY 4  /* a RUN_* : rule R14 */
+#define EV_QUEUE_NOTIFY 4  /* a RUN_*, b avail.idx, c last_avail, d used.idx before the run: rule R14 */
 #define EV_REQUEST 5       /* a type, b sector, c bytes, d status, e head */
 #define EV_INTERRUPT 6     /* a vector, b IRQ_WAY_* */
 #define EV_REGISTER 7      /* a offset, b width_bytes, c value, d write */
@@ -18,9 +18,9 @@
 #define EV_OWNER 14        /* a OWNER_* from, b OWNER_* to, c rule, d CAUSE_*, e fd */
 #define EV_RUNSTATE 15     /* a STATE_* from, b STATE_* to */
 #define EV_STEP 16         /* a command, b vcpu, c arg0, d arg1 */
-#define EV_STEP_DONE 17    /* a command, b vcpu, c agent status, d result0 */
+#define EV_STEP_DONE 17    /* a command, b vcpu, c agent status, d result0, e arg0 */
 #define EV_PCI_WRITE 18    /* a offset, b width_bytes, c value */
-#define EV_BROKEN 19       /* a BROKEN_*, b detail */
+#define EV_BROKEN 19       /* a BROKEN_*, b detail, c last_avail, d in_flight */
 #define EV_CRASH 20        /* a CRASH_*, b rip, c vcpu */
 #define EV_EXIT 21         /* a exit_code */
 #define EV_DEVICE_RESET 22
@@ -29,11 +29,18 @@
 #define EV_FORWARD 25      /* a value, b width_bytes, c fd: a trapped kick written to the host notifier, its owner serves it */
 #define EV_SIGNAL 26       /* a fd: START signals a queue when all are assigned */
 #define EV_FAULT 27        /* a FAULT_CALL_*, b errno: a call that was made to fail */
-#define EV_BACKEND 28      /* a 1: it has the queue, 0: it gave it back, b last_avail */
+#define EV_BACKEND 28      /* a 1: it has the queue, 0: it gave it back, b last_avail, c in_flight, d broken */
 #define EV_FRAME 29        /* a FRAME_*, b bytes */
 #define EV_CHAIN 30        /* a head, b bytes the device read, c bytes it wrote */
 #define EV_CONFIG_CHANGED 31 /* a vector, b IRQ_WAY_* */
 #define EV_INTX 32         /* a level */
+#define EV_PLUG 33         /* a 1: the device came, at power-on, 0: it went, b flags, c COMMAND */
+#define EV_COMMAND 34      /* a from, b to: PCI COMMAND, whoever changed it */
+#define EV_MSIX 35         /* a from, b to: MSI-X on */
+#define EV_FLAGS 36        /* a from, b to: the property, and BUS_MASTER_BUG */
+
+#define NO_INDEX 0x10000 /* of a ring outside RAM: no avail.idx or used.idx is that large */
+#define BIRTH_COUNT 1    /* of a notifier's eventfd: a synthetic kick (R3) */
 
 /* actors: which thread */
 #define ACTOR_HOST 0

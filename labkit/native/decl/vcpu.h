@@ -19,6 +19,7 @@ struct lk_vcpu {
     lk_exit exit;
     lk_vcpu_sync *sync;
     const lk_vcpu_ops *ops; /* what its back end does for it */
+    void *own; /* emulated: the rest of it (emulated.h) */
     int fd; /* KVM: the vCPU */
     void *run_page; /* KVM: struct kvm_run, mapped from fd */
 };

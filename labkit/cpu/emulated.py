@@ -1,0 +1,158 @@
+"""How is a guest run without KVM? Its instructions by Unicorn, the rest by the C core (native/emulated.h).
+
+All vCPUs are executed by one thread, in turns of QUANTUM instructions. Times of such a guest say nothing of hardware.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from labkit.cpu import Message, Serve
+from labkit.cpu.entry import Entry
+from labkit.errors import HostError
+from labkit.memory import GuestMemory
+from labkit.native import ffi, lib
+
+QUANTUM = 1000  # instructions of a turn
+TSC_KHZ = 1_000_000  # its TSC counts nanoseconds
+NOTHING_THERE = "no emulated CPU here: pip install 'labkit[emulated]'"
+RFLAGS_AT_ENTRY = 2
+
+
+@cache
+def load_library() -> str:
+    """Let the C core find the Unicorn library; returns its version. HostError: it is not there, or of another kind."""
+    try:
+        import unicorn
+        from unicorn import unicorn_const, x86_const
+    except ImportError as error:
+        raise HostError("import unicorn", errno.ENOENT, NOTHING_THERE) from error
+    numbers = ffi.new("lk_unicorn_numbers *")
+    for name, _ in ffi.typeof("lk_unicorn_numbers").fields:
+        setattr(numbers, name, getattr(x86_const if name.startswith("X86_") else unicorn_const, f"UC_{name}"))
+    path = unicorn.unicorn_py3.unicorn.uclib._name
+    if (failed := lib.lk_unicorn_load(path.encode(), numbers)) < 0:
+        hint = f"{path} is not the library this version knows: pip install 'unicorn>=2.1'"
+        raise HostError("dlopen(unicorn)", -failed, hint)
+    return version("unicorn")
+
+
+class Emulated:
+    """Emulated vCPUs with local APICs, MSI only; with `intx` an I/O APIC and two PICs beside them."""
+
+    name = "emulated"
+    tsc_khz = TSC_KHZ
+
+    def __init__(self, memory: GuestMemory, vcpus: int, *, intx: bool = False, quantum: int = QUANTUM) -> None:
+        load_library()
+        self._native: Any = lib.lk_emulated_new(memory.native, vcpus, intx, quantum)
+        if self._native == ffi.NULL:
+            raise HostError("an emulated CPU", ffi.errno, f"{vcpus} vCPUs")
+        self._lines = intx
+        self.vcpus = [EmulatedVcpu(self._native, index) for index in range(vcpus)]
+
+    threads = ("vcpus",)
+
+    def run(self, thread: int, serve: Serve) -> None:
+        """The life of the one thread."""
+        handle = ffi.new_handle(serve)
+        lib.lk_emulated_run(self._native, handle)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No vCPU executes anything meanwhile: what is changed, changes at once for all of them."""
+        lib.lk_emulated_hold(self._native, 1)
+        try:
+            yield
+        finally:
+            lib.lk_emulated_hold(self._native, 0)
+
+    @property
+    def line_fd(self) -> int:
+        """Not -1 if there is an I/O APIC; the lines themselves are set in the C core."""
+        return 0 if self._lines else -1
+
+    def power_on(self) -> None:
+        """Interrupt controllers beside the vCPUs as at power-on."""
+        lib.lk_emulated_power_on(self._native)
+
+    def assign(self, port: int, length: int, value: int, fd: int) -> None:
+        """By the rules of KVM_IOEVENTFD: this exact write signals `fd` and the vCPU goes on."""
+        self._ioeventfd(port, length, value, fd, 0)
+
+    def deassign(self, port: int, length: int, value: int, fd: int) -> None:
+        """Undo exactly that; no vCPU can still signal when it returns."""
+        self._ioeventfd(port, length, value, fd, lib.IOEVENTFD_DEASSIGN)
+
+    def _ioeventfd(self, port: int, length: int, value: int, fd: int, more: int) -> None:
+        flags = lib.IOEVENTFD_DATAMATCH | lib.IOEVENTFD_PIO | more
+        if (failed := lib.lk_emulated_ioeventfd(self._native, port, length, value, fd, flags)) < 0:
+            raise HostError("KVM_IOEVENTFD (emulated)", -failed)
+
+    def bind_vector(self, vector: int, fd: int) -> None:
+        """A write to `fd` sends message `vector`; closing it undoes that."""
+        if (failed := lib.lk_emulated_bind(self._native, vector, fd)) < 0:
+            raise HostError("epoll_ctl(ADD)", -failed)
+
+    def route(self, messages: Sequence[Message]) -> None:
+        """The messages of all vectors, at once."""
+        addresses = [address for address, _ in messages]
+        data = [data for _, data in messages]
+        if (failed := lib.lk_emulated_route(self._native, len(messages), addresses, data)) < 0:
+            raise HostError("emulated routing", -failed)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters of the C core, named as KVM names its own, summed over the vCPUs; and `instructions`."""
+        counts = ffi.new("lk_emulated_counts *")
+        total: dict[str, int] = {}
+        for index in range(len(self.vcpus)):
+            lib.lk_emulated_counts_of(self._native, index, counts)
+            for name, _ in ffi.typeof("lk_emulated_counts").fields:
+                total[name] = total.get(name, 0) + getattr(counts, name)
+        return total
+
+    def close(self) -> None:
+        """Idempotent; the thread is gone by then."""
+        self.vcpus.clear()
+        if self._native != ffi.NULL:
+            lib.lk_emulated_free(self._native)
+            self._native = ffi.NULL
+
+
+class EmulatedVcpu:
+    """One emulated vCPU."""
+
+    def __init__(self, emulated: Any, index: int) -> None:
+        self.index = index
+        self.native: Any = lib.lk_emulated_vcpu(emulated, index)
+        self._emulated = emulated
+        self._entry: Entry | None = None
+        self._state: Any = ffi.NULL
+        self._loads: Any = ffi.NULL
+
+    def enter(self, entry: Entry) -> None:
+        """Everything as at power-on, then the entry's own registers."""
+        if self._entry is not entry:
+            registers = {"rip": entry.rip, "rflags": RFLAGS_AT_ENTRY, **entry.registers}
+            mode = {"long_mode": entry.long_mode, "waits_for_sipi": entry.waits_for_sipi}
+            self._state = ffi.new("lk_entry *", {"registers": registers, **entry.control, **mode})
+            self._loads = ffi.new("lk_load[]", [(lib.LOAD_ENTRY, self._state)])
+            self._entry = entry
+        lib.lk_vcpu_load(self.native, self._loads, len(self._loads))
+
+    def registers(self) -> dict[str, int]:
+        """General registers, RIP and RFLAGS."""
+        out = ffi.new("lk_registers *")
+        lib.lk_emulated_registers(self._emulated, self.index, out)
+        return {name: int(getattr(out, name)) for name, _ in ffi.typeof("lk_registers").fields}
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def lk_python_exit(python: Any, vcpu: Any) -> None:
+    """The C core has an exit for Python; it has let go of the GIL, and waits in the middle of the instruction."""
+    ffi.from_handle(python)(vcpu)
