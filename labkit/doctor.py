@@ -10,11 +10,12 @@ import shutil
 import sysconfig
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from labkit import abi, native
+from labkit.cpu import CHOSEN_BY
 from labkit.errors import HostError, LabkitError
 from labkit.installation import BUILD_AGAIN, left_out, mend
 
@@ -53,9 +54,20 @@ class Report:
 
 def examine() -> Report:
     """Look at everything. Takes some milliseconds: a guest of four instructions is run."""
-    basis = (*_built(), *(_kvm() if native.BUILT else ()))
-    usable = all(check.ok for check in basis if check.needed)
-    return Report((*basis, *_build_tools(), *_packages(), _qemu()), "kvm" if usable else None)
+    built = tuple(_built())
+    kvm, emulated = (tuple(_kvm()), tuple(_emulated())) if native.BUILT else ((), ())
+    back_end = None
+    if _all_needed(built):
+        wanted = os.environ.get(CHOSEN_BY, "auto")
+        runs = {"kvm": _all_needed(kvm), "emulated": _all_needed(emulated)}
+        back_end = next((name for name, can in runs.items() if can and wanted in ("auto", name)), None)
+    if back_end is not None:  # the other one is no lack
+        kvm, emulated = (tuple(replace(check, needed=False) for check in checks) for checks in (kvm, emulated))
+    return Report((*built, *kvm, *emulated, *_build_tools(), *_packages(), _qemu()), back_end)
+
+
+def _all_needed(checks: tuple[Check, ...]) -> bool:
+    return all(check.ok for check in checks if check.needed)
 
 
 # -- KVM: the device, what it can do, and whether it does it ----------------------------------------------------------
@@ -140,6 +152,18 @@ def _run_ns(vcpu: Any) -> int:
     if left != lib.LEFT_IO:
         raise HostError("KVM_RUN", errno.EIO, f"the probe ended with exit reason {vcpu.exit.reason}")
     return spent_ns
+
+
+# -- the emulated CPU -------------------------------------------------------------------------------------------------
+
+
+def _emulated() -> Iterator[Check]:
+    from labkit.cpu.emulated import load_library
+
+    try:
+        yield Check("emulated CPU", True, f"Unicorn {load_library()}", needed=True)
+    except HostError as error:
+        yield Check("emulated CPU", False, f"{error.call}: {error.name}", error.hint, needed=True)
 
 
 # -- what was built, what builds it, and what is merely nice to have --------------------------------------------------

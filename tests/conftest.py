@@ -14,7 +14,7 @@ import pytest
 
 import labkit
 from labkit.cpu import CHOSEN_BY, emulated, kvm
-from labkit.native import _core
+from labkit.native import HAS_KVM, WHERE
 
 sys.path.append(str(Path(__file__).parent))  # helpers such as rings.py are imported by their own name
 
@@ -46,7 +46,8 @@ def back_ends() -> tuple[str, ...]:
     chosen = os.environ.get(CHOSEN_BY, "auto")
     if chosen != "auto":
         return (chosen,)
-    here = {"kvm": KVM_DEVICE.exists(), "emulated": not why_not_emulated()}  # one that is there but refuses must fail
+    has_kvm = HAS_KVM and KVM_DEVICE.exists()
+    here = {"kvm": has_kvm, "emulated": not why_not_emulated()}  # one that is there but refuses must fail
     return tuple(name for name, there in here.items() if there)
 
 
@@ -59,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     """Say which CPU back ends and which C core are used."""
-    return f"labkit: cpu {' and '.join(back_ends()) or f'none, {why_no_kvm()}'}; core {_core.__file__}"
+    return f"labkit: cpu {' and '.join(back_ends()) or f'none, {why_no_kvm()}'}; core {WHERE}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -76,6 +77,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"about {name}, which is not used here: {why_no_kvm() if name == 'kvm' else why_not_emulated()}")
     if item.get_closest_marker("guest") is not None and not back_ends():
         pytest.skip(f"no CPU to run a guest: {why_no_kvm()}")
+
+
+@pytest.fixture
+def no_unicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra `emulated` is not installed, for this test."""
+    monkeypatch.setitem(sys.modules, "unicorn", None)
+    monkeypatch.setattr(emulated, "load_library", emulated.load_library.__wrapped__)  # what is cached was found before
 
 
 @pytest.fixture

@@ -181,6 +181,7 @@ def test_the_doctor_finds_a_back_end() -> None:
     assert json.loads(told.stdout)["back_end"] == "kvm"
 
 
+@pytest.mark.usefixtures("no_unicorn")
 def test_the_doctor_finds_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Exit code 1 where none can, with what is missing and how to mend it."""
     monkeypatch.setattr(kvm, "DEVICE", str(tmp_path / "kvm"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from labkit import abi, doctor
-from labkit.cpu import kvm
+from labkit.cpu import CHOSEN_BY, kvm
 from labkit.native import lib
 
 
@@ -34,10 +34,33 @@ def test_the_probe_leaves_the_thread_as_it_was() -> None:
     assert lib.lk_actor() == before
 
 
-def test_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without /dev/kvm there is no back end; the line says what to do, and everything else is still looked at."""
+@pytest.mark.emulated
+def test_without_the_device_the_emulated_cpu_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The lab is usable, its line names the library, and the lack of KVM is none that is needed."""
+    monkeypatch.delenv(CHOSEN_BY, raising=False)
     monkeypatch.setattr(kvm, "DEVICE", str(tmp_path / "kvm"))
     report = doctor.examine()
+    assert (report.back_end, report.usable) == ("emulated", True)
+    assert check(report, "emulated CPU").detail.startswith("Unicorn 2.")
+    device = check(report, kvm.DEVICE)
+    assert not device.ok and not device.needed
+
+
+@pytest.mark.usefixtures("no_unicorn")
+@pytest.mark.kvm
+def test_with_kvm_the_emulated_cpu_is_not_needed() -> None:
+    """Its line says how to get it; the lab is usable without."""
+    line = check(report := doctor.examine(), "emulated CPU")
+    assert report.back_end == "kvm"
+    assert not line.ok and not line.needed and "pip install 'labkit[emulated]'" in line.mend
+
+
+@pytest.mark.usefixtures("no_unicorn")
+def test_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With neither there is no back end; each line says what to do, and everything else is still looked at."""
+    monkeypatch.setattr(kvm, "DEVICE", str(tmp_path / "kvm"))
+    report = doctor.examine()
+    assert check(report, "emulated CPU").needed and not check(report, "emulated CPU").ok
     device = check(report, kvm.DEVICE)
     assert not report.usable
     assert device.needed and not device.ok and "ENOENT" in device.detail and "load kvm" in device.mend
@@ -55,7 +78,7 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not device.ok and "usermod -aG kvm" in device.mend
 
 
-@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.usefixtures("leaves_nothing", "no_unicorn")
 def test_a_device_that_is_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A plain file in the place of the device is found out, not run into."""
     (tmp_path / "kvm").touch()

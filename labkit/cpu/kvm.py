@@ -52,8 +52,7 @@ class NoKvm(HostError):
 def open_device() -> int:
     """Open /dev/kvm. NoKvm says what is missing: this back end, the device or the permission."""
     if not HAS_KVM:
-        no_kvm = missing("kvm")
-        raise NoKvm(no_kvm.call, no_kvm.errno, no_kvm.hint)
+        raise missing("kvm", kind=NoKvm)
     try:
         return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as error:
