@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "guests", "labkit")
 MADE = shutil.ignore_patterns("guest_images", "*.so", "__pycache__", "left_out.txt")
 HEADER = ROOT / "guests" / "include" / "abi.h"
+RECORDING = ROOT / "tests" / "data" / "format1.labkit"
 NO_PROGRAMS = {"PATH": ""}
 
 
@@ -110,6 +111,17 @@ def test_without_the_core_labkit_imports_and_explains_the_rules(without_compiler
         [str(without_compiler.package / "labkit" / "__init__.py"), str(abi.ABI_VERSION)],
         "",
     )
+
+
+def test_without_the_core_a_recording_is_replayed(without_compiler: Built) -> None:
+    """What a machine did can be read where none can be booted, by Python and in a shell."""
+    ran = without_compiler.python(
+        "-c", f"import labkit; r = labkit.replay({str(RECORDING)!r}); print(len(r.trace.events()) > 0, r.state)"
+    )
+    assert (ran.stdout.split()[:1], ran.stderr) == (["True"], "")
+    shown = without_compiler.verb("replay", str(RECORDING))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout
 
 
 def test_without_the_core_a_boot_says_what_is_missing(without_compiler: Built) -> None:
