@@ -60,8 +60,7 @@ void lk_device_reset(lk_device *device)
 void device_break(lk_device *device, const lk_vq *vq, int reason, uint64_t detail)
 {
     device->broken = 1;
-    lk_feed_emit(device->machine->feed, EV_BROKEN, vq->index, (uint64_t)reason, detail, vq->last_avail,
-                 vq->inuse, 0);
+    lk_feed_emit(device->machine->feed, EV_BROKEN, vq->index, (uint64_t)reason, detail, vq->last_avail, vq->inuse, 0);
 }
 
 /* QUEUE_PFN: desc, then avail, then used on the next RING_ALIGN boundary. Nothing is read before the first run. A queue
