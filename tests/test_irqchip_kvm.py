@@ -35,6 +35,7 @@ from irqchips import (
     LVT,
     MASKED,
     MASTER,
+    NOTHING,
     OUT,
     PPR,
     SLAVE,
@@ -77,18 +78,18 @@ PICS_SEEN: list[Word] = [
 
 
 @contextlib.contextmanager
-def both() -> Iterator[tuple[Emulated, OnKvm]]:
+def both(kind: type[OnKvm]) -> Iterator[tuple[Emulated, OnKvm]]:
     """Controllers of either kind, as at power-on."""
-    kernel = OnKvm(VCPUS)
+    kernel = kind(VCPUS)
     try:
         yield Emulated(VCPUS), kernel
     finally:
         kernel.close()
 
 
-def compare(steps: list[Step]) -> None:
+def compare(steps: list[Step], kind: type[OnKvm] = OnKvm) -> None:
     """Let both take every step; answers and registers are the same."""
-    with both() as (ours, kernel):
+    with both(kind) as (ours, kernel):
         for vcpu, words in [(0, []), *steps]:
             assert ours.say(vcpu, *words) == kernel.say(vcpu, *words)
             for each, seen in ((0, SEEN + IOAPIC_SEEN + PICS_SEEN), (1, SEEN)):
@@ -263,6 +264,24 @@ def test_the_two_pics_do_what_kvms_do(steps: list[Step]) -> None:
     compare([(0, [*((OUT, pic + 1, 0) for pic in (MASTER, SLAVE))]), *steps])
 
 
+class HeldOnKvm(OnKvm):
+    """KVM's, with what was taken in service until its end. Some hosts' KVM ends an interrupt as it delivers it, and
+    honours all the same what is put into its ISR."""
+
+    def say(self, vcpu: int, *words: Word) -> list[int]:
+        """See Controllers."""
+        if TAKEN not in words:
+            return super().say(vcpu, *words)
+        return [answer for word in words for answer in self._say(vcpu, word)]
+
+    def _say(self, vcpu: int, word: Word) -> list[int]:
+        answers = super().say(vcpu, word)
+        if word == TAKEN and answers != [NOTHING]:
+            self.put_in_service(vcpu, answers[0])
+        return answers
+
+
+edges = st.builds(write_entry, st.sampled_from([0, 9, 16]), ored(VECTOR, bits(MASKED)), st.sampled_from([0, 1, 0xFF]))
 edge_ipis = st.builds(send, VECTOR, DESTINATION)
 edge_messages = st.builds(message, VECTOR, DESTINATION).map(lambda word: [word])
 
@@ -270,15 +289,11 @@ edge_messages = st.builds(message, VECTOR, DESTINATION).map(lambda word: [word])
 @compared
 @given(
     several(
-        *(edge_ipis, edge_messages, lines, lines, entries, priorities),
+        *(edge_ipis, edge_messages, edge_messages, lines, edges, priorities),
         *(st.just([TAKEN]), st.just([TAKEN]), st.just([store(EOI, 0)])),
         most=40,
     )
 )
 def test_what_is_in_service_holds_back_as_on_kvm(steps: list[Step]) -> None:
-    """With interrupts that are ended later, or inside one another. Skips where KVM itself ends them as it delivers."""
-    with contextlib.closing(OnKvm()) as kernel:
-        taken = kernel.say(0, store(SVR, ENABLED), message(0x45), TAKEN, load(ISR + 0x20))
-    if not taken[-1]:
-        pytest.skip("this KVM has nothing in service: it ends an interrupt as it delivers it")
-    compare(ready + steps)
+    """Edges that are ended later, or inside one another: ISR, PPR, and what can be taken meanwhile."""
+    compare(ready + steps, HeldOnKvm)
