@@ -229,7 +229,7 @@ class Guest:
             self._post(Command.STORM, arguments, 0)
             for index in range(taking_part):  # all of them are back before anyone's failure is told
                 self._wait_parked(Command.STORM.name, index, timeout_s + GRACE_S)
-            results = [self._result(Command.STORM, arguments, index, timeout_s) for index in range(taking_part)]
+            results = [self._result(Command.STORM, index, timeout_s, arguments) for index in range(taking_part)]
             return (*results[0][:5], *(ticks for result in results for ticks in result[5:8]))
 
         ticks, done, errors, kicks, interrupts, *spent = self._when_up(run)
@@ -296,7 +296,7 @@ class Guest:
     def _step(self, command: Command, *arguments: int, timeout_s: float = TIMEOUT_S) -> tuple[int, ...]:
         self._check_usable()
         self._post(command, arguments, 0)
-        return self._result(command, arguments, 0, timeout_s)
+        return self._result(command, 0, timeout_s, arguments)
 
     def _post(self, command: Command, arguments: tuple[int, ...], index: int) -> None:
         board = self._board
@@ -308,7 +308,9 @@ class Guest:
         board.feed.emit(Kind.STEP, -1, command, index, *padded[:2])
         lib.lk_step_post(vcpu, command)
 
-    def _result(self, command: Command, arguments: tuple[int, ...], index: int, timeout_s: float) -> tuple[int, ...]:
+    def _result(
+        self, command: Command, index: int, timeout_s: float, arguments: tuple[int, ...] = ()
+    ) -> tuple[int, ...]:
         self._wait_parked(command.name, index, timeout_s + GRACE_S)
         memory = self._board.memory
         status = int.from_bytes(memory.read(_mailbox(index) + abi.MB_STATUS, 8), "little")

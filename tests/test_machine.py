@@ -238,7 +238,7 @@ def test_a_triple_fault_says_where(boot: Boot) -> None:
     assert vm.trace.events("crash")[-1]["rip"] in str(vm.crash)
     assert isinstance(vm.crash, GuestCrash)
     assert (vm.crash.reason, hex(vm.crash.rip)) == ("triple fault", vm.trace.events("crash")[-1]["rip"])
-    assert "step command=FAULT" in str(vm.crash.events[-1])
+    assert any("step command=FAULT" in str(event) for event in vm.crash.events)
     assert vm.proxy.queues[0].notifier.owner == "none"
     with pytest.raises(GuestError, match="triple fault"):
         vm.guest.read(0)

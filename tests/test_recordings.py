@@ -327,7 +327,7 @@ def test_a_replay_says_that_it_is_one(boot: Boot, tmp_path: Path) -> None:
     vm.guest.read(0)
     vm.pause()
     recording = saved(vm, tmp_path)
-    assert recording.cpu == "replay of a recording made on kvm"
+    assert recording.cpu == f"replay of a recording made on {vm.cpu}"
     live, replayed = repr(vm).splitlines()[1:], repr(recording).splitlines()[1:]
     assert [line for line in replayed if "replay of" not in line] == [line for line in live if "  cpu " not in line]
     for one, other in (

@@ -6,7 +6,6 @@ import os
 import struct
 from collections.abc import Sequence
 
-from labkit.cpu import kvm
 from labkit.cpu.statistics import read_statistics
 
 NAME_BYTES = 48
@@ -55,10 +54,3 @@ def test_histograms_are_left_out() -> None:
 def test_a_kernel_that_counts_nothing() -> None:
     """No descriptors, no counters."""
     assert read_and_close(statistics_file([])) == {}
-
-
-def test_the_header_is_the_kernels() -> None:
-    """The six numbers of struct kvm_stats_header stand in the order that the reader takes them in."""
-    fields = [name for name, _ in kvm.ffi.typeof("struct kvm_stats_header").fields]
-    assert fields == ["flags", "name_size", "num_desc", "id_offset", "desc_offset", "data_offset"]
-    assert kvm.ffi.sizeof("struct kvm_stats_header") == HEADER_BYTES
