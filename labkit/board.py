@@ -25,12 +25,11 @@ from labkit.pc import firmware
 from labkit.pc.bus import Bus
 from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
 from labkit.pc.ports import ConsolePort, ExitPort
-from labkit.recorder import facts_of, record
+from labkit.recorder import Recorder
 from labkit.runstate import RunState
 from labkit.threads import BigLock, Thread
 from labkit.trace.events import Actor, Cause, Crash, Kind, Run, State
 from labkit.trace.feed import Feed
-from labkit.trace.recorded import Facts, Recorded
 from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import Situation
 from labkit.virtio.proxy import Proxy
@@ -62,7 +61,7 @@ class Board:
         self.plan, self.name = plan, name
         self.crash: GuestCrash | HostError | None = None
         self.exit_code: int | None = None
-        self._recorded: Recorded | None = None  # what there was at the end
+        self.recorder = Recorder(self)
         self._threads: list[Thread] = []
         self._undo: list[Callable[[], None]] = [plan.model.close]
         try:
@@ -81,7 +80,7 @@ class Board:
         self.memory = GuestMemory(plan.memory_mib)
         undo.append(self.memory.close)
         self.feed = Feed(self.memory.native)
-        undo.append(self._keep)
+        undo.append(self.recorder.keep)
         self.runstate = RunState(self.feed)
         self._big_lock = BigLock(self.memory.native)
         self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus, intx=plan.intx)
@@ -149,12 +148,6 @@ class Board:
         for number, thread in enumerate(self.cpu.threads):
             run = partial(self.cpu.run, number, self._serve_exit)
             self._threads.append(Thread(run, f"{self.name}-{thread}"))
-
-    def _keep(self) -> None:
-        """The machine is about to be gone: what can still be looked at is copied."""
-        if self.runstate.state is State.CLOSED:
-            self._recorded = record(self)
-        self.feed.keep()
 
     def close(self) -> None:
         """In the owner thread: stop everything, release everything, in reverse order of building."""
@@ -253,15 +246,6 @@ class Board:
             self._release_vcpus()
         return registers
 
-    def recorded(self) -> Recorded:
-        """Facts, events, and what registers and rings hold now; or held when the machine was closed."""
-        if self.is_own_thread() and not self.owner.is_current:
-            raise UsageError("a device's own code cannot save the machine it runs in")
-        if self._recorded is None:
-            found: Recorded = self.owner.call(lambda: record(self))
-            return found
-        return self._recorded
-
     def end(self, state: State) -> None:
         """The guest has crashed or exited: stop what is left, and tell the listeners."""
         if self.runstate.state in (State.RUNNING, State.PAUSED):
@@ -279,11 +263,6 @@ class Board:
         self.cpu.power_on()
         for vcpu, entry in zip(self.cpu.vcpus, self._entries, strict=True):
             vcpu.enter(entry)
-
-    @cached_property
-    def facts(self) -> Facts:
-        """What does not change while the machine lives."""
-        return facts_of(self)
 
     @cached_property
     def _entries(self) -> list[Entry]:

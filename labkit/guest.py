@@ -224,9 +224,10 @@ class Guest:
 
         def run() -> tuple[int, ...]:
             self._check_usable()  # once: all take part or none
-            for index in range(1, taking_part):
-                self._post(Command.STORM, arguments, index)
-            self._post(Command.STORM, arguments, 0)
+            with self._board.cpu.held():
+                for index in range(1, taking_part):
+                    self._post(Command.STORM, arguments, index)
+                self._post(Command.STORM, arguments, 0)
             for index in range(taking_part):  # all of them are back before anyone's failure is told
                 self._wait_parked(Command.STORM.name, index, timeout_s + GRACE_S)
             results = [self._result(Command.STORM, index, timeout_s, arguments) for index in range(taking_part)]

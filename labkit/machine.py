@@ -50,7 +50,7 @@ class Machine(MachineLook):
         board = Board(plan, f"vm{next(_numbers)}")
         self._board = board
         self._irq = irq
-        self.trace = Trace(board.feed, board.recorded)
+        self.trace = Trace(board.feed, board.recorder.recorded)
         self._finalizer = weakref.finalize(self, _close, board)
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class Machine(MachineLook):
 
     @property
     def _facts(self) -> Facts:
-        return self._board.facts
+        return self._board.recorder.facts
 
 
 def boot(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from labkit.errors import UsageError
+from labkit.owner import Owner as OwnerThread
 from labkit.runstate import RunState
-from labkit.trace.events import NO_INDEX, Owner
+from labkit.trace.events import NO_INDEX, Owner, State
 from labkit.trace.feed import Feed
 from labkit.trace.fields import DEVICE, INDICES, NONE
 from labkit.trace.recorded import FEATURE_BITS, Facts, Recorded, Values, plain
@@ -32,50 +35,74 @@ class Machine(Protocol):
     exit_code: int | None
     crash: GuestCrash | HostError | None
 
-    @property
-    def facts(self) -> Facts:
-        """What does not change."""
+    owner: OwnerThread
+
+    def is_own_thread(self) -> bool:
+        """Is the caller a thread that the machine waits for?"""
 
     def locked(self) -> AbstractContextManager[object]:
         """The big lock."""
 
 
-def facts_of(machine: Machine) -> Facts:
-    """What does not change while a machine lives."""
-    plan, proxy = machine.plan, machine.proxy
-    names = (plan.model.feature_names(1 << bit) for bit in range(FEATURE_BITS))
-    return Facts(
-        name=machine.name,
-        cpu=machine.cpu.name,
-        guest=plain(plan.image.name),
-        device=plain(plan.model.name),
-        remark=plain(plan.model.remark()),
-        revision=plan.revision,
-        vcpus=plan.vcpus,
-        memory_mib=plan.memory_mib,
-        ioeventfd=plan.ioeventfd,
-        queue_sizes=tuple(plan.model.queue_sizes),
-        queue_indices=proxy.notifiers.rules.queue_indices,
-        vectors=proxy.msix.count,
-        host_features=proxy.host_features,
-        feature_names=tuple("" if name.startswith("0x") else plain(name) for name in names),
-    )
+class Recorder:
+    """Makes recordings of one machine, also after its end."""
 
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._kept: Recorded | None = None
 
-def record(machine: Machine) -> Recorded:
-    """One moment of it. Under the big lock everything stands still but a backend, which is looked at until it does."""
-    from importlib.metadata import version
+    @cached_property
+    def facts(self) -> Facts:
+        """What does not change while the machine lives."""
+        plan, proxy = self._machine.plan, self._machine.proxy
+        names = (plan.model.feature_names(1 << bit) for bit in range(FEATURE_BITS))
+        return Facts(
+            name=self._machine.name,
+            cpu=self._machine.cpu.name,
+            guest=plain(plan.image.name),
+            device=plain(plan.model.name),
+            remark=plain(plan.model.remark()),
+            revision=plan.revision,
+            vcpus=plan.vcpus,
+            memory_mib=plan.memory_mib,
+            ioeventfd=plan.ioeventfd,
+            queue_sizes=tuple(plan.model.queue_sizes),
+            queue_indices=proxy.notifiers.rules.queue_indices,
+            vectors=proxy.msix.count,
+            host_features=proxy.host_features,
+            feature_names=tuple("" if name.startswith("0x") else plain(name) for name in names),
+        )
 
-    feed = machine.feed
-    with machine.locked():
-        for _ in range(TRIES):
-            position, values = feed.position(), values_of(machine)
-            if feed.position() == position:
-                break
-        else:
-            _forget_what_moves(values)
-        records = feed.records(position)
-    return Recorded(machine.facts, position - len(records), records, values, version("labkit"))
+    def recorded(self) -> Recorded:
+        """What there is now, or was when the machine was closed. UsageError: a device's own code asks."""
+        machine = self._machine
+        if machine.is_own_thread() and not machine.owner.is_current:
+            raise UsageError("a device's own code cannot save the machine it runs in")
+        if self._kept is not None:
+            return self._kept
+        found: Recorded = machine.owner.call(self._record)
+        return found
+
+    def keep(self) -> None:
+        """The machine is about to be gone: what can still be looked at is copied."""
+        if self._machine.runstate.state is State.CLOSED:
+            self._kept = self._record()
+        self._machine.feed.keep()
+
+    def _record(self) -> Recorded:
+        """One moment. Under the big lock everything stands still but a backend, which is looked at until it does."""
+        from importlib.metadata import version
+
+        machine, feed = self._machine, self._machine.feed
+        with machine.locked():
+            for _ in range(TRIES):
+                position, values = feed.position(), values_of(machine)
+                if feed.position() == position:
+                    break
+            else:
+                _forget_what_moves(values)
+            records = feed.records(position)
+        return Recorded(self.facts, position - len(records), records, values, version("labkit"))
 
 
 def _forget_what_moves(values: Values) -> None:

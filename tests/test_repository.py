@@ -150,7 +150,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "virtio": LEAVES | {"memory", "native", "pc", "trace.feed", "trace.gates", "virtio.looks"},
     "virtio.looks": LEAVES,
     "recording": LEAVES | {"trace", "virtio.looks"},  # none of the rooms that need the C core
-    "recorder": LEAVES | {"runstate", "trace.feed", "virtio"},
+    "recorder": LEAVES | {"owner", "runstate", "trace.feed", "virtio"},
     "board": PARTS | {"recorder"},
     "answers": LEAVES,
     "guest": LEAVES | {"answers", "native", "board"},

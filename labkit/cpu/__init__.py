@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from labkit.cpu.entry import Entry
@@ -50,6 +51,9 @@ class Cpu(Protocol):
 
         `serve` is called, in that thread, for each exit that the C core does not serve itself.
         """
+
+    def held(self) -> AbstractContextManager[None]:
+        """What is posted to several vCPUs meanwhile begins at once, as far as the back end can see to that."""
 
     def power_on(self) -> None:
         """Interrupt controllers beside the vCPUs as at power-on. The vCPUs are stopped, and no line is high."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -169,6 +170,10 @@ class Kvm:
         vcpu = self.vcpus[thread].native
         while lib.lk_kvm_run(vcpu) != lib.LEFT_QUIT:
             serve(vcpu)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nothing: vCPUs run when the kernel lets them."""
+        return nullcontext()
 
     def power_on(self) -> None:
         """Interrupt controllers as at power-on: no pin of the I/O APIC leads anywhere, nothing is in service."""

@@ -53,16 +53,28 @@ static void fetch(lk_vcpu *vcpu)
     wake(own(vcpu)->emulated);
 }
 
-/* The guest that is told CMD_NONE asks again when it has its next turn: when there is a step for it. */
+/* A step begins with a turn, whenever it was posted: so what it does, it does the same each time. A guest that parks in the
+ * middle of a turn, or finds no step, reads the port again when it has its next turn: when there is a step for it. */
 static uint32_t park(lk_vcpu *vcpu)
 {
     lk_vcpu_sync *sync = vcpu->sync;
+    emulated_cpu *cpu = own(vcpu);
+    int begins = cpu->left + 1 == cpu->emulated->quantum;
     pthread_mutex_lock(&sync->mutex);
     vcpu_step_done(vcpu);
-    uint32_t command = vcpu_take_step(vcpu);
-    sync->resting = !command;
+    uint32_t command = begins ? vcpu_take_step(vcpu) : CMD_NONE;
+    sync->resting = cpu->parks = !command;
     pthread_mutex_unlock(&sync->mutex);
     return command;
+}
+
+/* As if it had not been executed. */
+static void take_back_park(emulated_cpu *cpu)
+{
+    cpu->rip = cpu->at_port;
+    cpu->left++;
+    cpu->counts.exits--;
+    cpu->counts.io_exits--;
 }
 
 /* -- one turn ------------------------------------------------------------------------------------------------------------ */
@@ -144,6 +156,8 @@ static void execute(emulated_cpu *cpu, uint32_t instructions)
     cpu->exception = NO_EXCEPTION;
     int error = unicorn.emu_start(cpu->cpu, cpu->rip, 0, 0, 0);
     cpu->rip = unicorn_read(cpu->cpu, unicorn.number.X86_REG_RIP);
+    if (cpu->parks)
+        take_back_park(cpu);
     cpu->counts.instructions += instructions - cpu->left;
     cpu->emulated->executed += instructions - cpu->left;
     if (cpu->exception != NO_EXCEPTION) {
@@ -220,9 +234,10 @@ static turn take_turn(emulated_cpu *cpu, int *executed)
     turn next = look(cpu);
     uint32_t left = cpu->emulated->quantum;
     int ran = 0;
+    cpu->parks = 0;
     lk_set_actor((uint16_t)(ACTOR_VCPU0 + cpu->vcpu->index));
     take_events(cpu);
-    while (next == RUNS && left && !halts(cpu)) {
+    while (next == RUNS && left && !cpu->parks && !halts(cpu)) {
         ran = 1;
         left -= part_of_turn(cpu, left);
         listen(cpu->emulated, 0);

@@ -27,6 +27,8 @@ typedef struct {
     uint32_t left; /* instructions of its turn */
     int stopping; /* its turn ends before the next instruction: the library is told there, not in the middle of one */
     int exception; /* raised by the last instruction; NO_EXCEPTION */
+    int parks; /* its turn ended where the guest reads PORT_PARK, an instruction at at_port */
+    uint64_t at_port;
     int interrupted; /* an interrupt waits for the guest to allow it */
     int halted, waits_for_sipi;
     uint64_t rip; /* as the CPU has it between two turns */

@@ -133,6 +133,7 @@ void lk_emulated_registers(lk_emulated *emulated, unsigned index, lk_registers *
     uint64_t *value = &out->rax;
     for (int i = 0; i < REGISTERS; i++)
         value[i] = unicorn_read(cpu->cpu, general_registers()[i]);
+    out->rip = cpu->rip; /* a parked guest is where it reads the port, whatever the library has made of that */
 }
 
 static void begin(emulated_cpu *cpu, const lk_entry *entry)

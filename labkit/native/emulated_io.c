@@ -153,8 +153,9 @@ static void port_access(emulated_cpu *cpu, int write, uint32_t port, int width, 
 static uint32_t port_read(uc_engine *engine, uint32_t port, int width, void *user)
 {
     uint32_t value = 0;
-    (void)engine;
-    port_access(user, 0, port, width, &value);
+    emulated_cpu *cpu = user;
+    cpu->at_port = unicorn_read(engine, NUMBER.X86_REG_RIP);
+    port_access(cpu, 0, port, width, &value);
     return value;
 }
 
