@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 from labkit.errors import HostError
@@ -13,7 +14,7 @@ LEFT_OUT = PACKAGE / "left_out.txt"  # a line for each part: "core: no C compile
 PARTS = {"core": "the C core", "kvm": "the KVM back end", "guests": "the lab's own guests"}
 NEEDS = {
     "core": "gcc and the headers of Python (Debian, Ubuntu: apt-get install gcc libc6-dev python3-dev)",
-    "kvm": "the kernel's headers, linux/kvm.h, on x86-64 (Debian, Ubuntu: apt-get install linux-libc-dev)",
+    "kvm": "the kernel's headers, linux/kvm.h (Debian, Ubuntu: apt-get install linux-libc-dev)",
     "guests": "a compiler for x86-64 (Debian, Ubuntu: apt-get install gcc, or gcc-x86-64-linux-gnu elsewhere)",
 }
 IN_A_TREE = (PACKAGE.parent / "Makefile").is_file()
@@ -30,6 +31,8 @@ def left_out() -> dict[str, str]:
 
 def mend(part: str) -> str:
     """What to install, and what to run after that."""
+    if part == "kvm" and os.uname().machine != "x86_64":
+        return "nothing mends it on this kind of machine: guests run on the emulated CPU"
     return f"install {NEEDS[part]}, then {BUILD_AGAIN}"
 
 
