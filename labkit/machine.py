@@ -268,8 +268,8 @@ def boot(
     a `kernel` too: such a boot takes about three times as long. MSI-X works with either.
     revision: which rules: "v6", "merged", "0.14" or "today" (labkit.rules.differences()).
     mutations: names from the museum; there are none yet.
-    cpu: "kvm", "emulated" (needs the extra `labkit[emulated]`; times of such a guest say nothing of hardware), or "auto":
-    what $LABKIT_CPU says, or else KVM if it can be used, or else the emulated CPU.
+    cpu: "kvm", "emulated" (needs the extra `labkit[emulated]`; its times say nothing of hardware), or "auto": what
+    $LABKIT_CPU says, or else KVM if it can be used, or else the emulated CPU.
     kernel, cmdline: a multiboot 1 ELF of your own instead of the lab's agent, entered as a PC loader does.
     bring_up: let the lab's driver set the device up, to DRIVER_OK; False leaves every step to `vm.guest`.
 
