@@ -247,8 +247,9 @@ class Board:
         return registers
 
     def end(self, state: State) -> None:
-        """The guest has crashed or exited: stop what is left, and tell the listeners."""
-        if self.runstate.state in (State.RUNNING, State.PAUSED):
+        """The guest has crashed or exited: stop what is left, and tell the listeners; unless a reset was quicker."""
+        gone = self.crash is not None or self.exit_code is not None
+        if gone and self.runstate.state in (State.RUNNING, State.PAUSED):
             with self._stopped():
                 self.runstate.change(state)
 
