@@ -67,7 +67,7 @@ class Machine(MachineLook):
 
     @property
     def cpu(self) -> str:
-        """Which back end runs the guest: "kvm"."""
+        """Which back end runs the guest: "kvm" or "emulated"."""
         return self._board.cpu.name
 
     @property
@@ -267,7 +267,9 @@ def boot(
     irq: "msix", "intx" or "poll", what the lab's driver uses. Only "intx" gives the machine an I/O APIC and PICs, for
     a `kernel` too: such a boot takes about three times as long. MSI-X works with either.
     revision: which rules: "v6", "merged", "0.14" or "today" (labkit.rules.differences()).
-    mutations: names from the museum; there are none yet. cpu: "auto" or "kvm".
+    mutations: names from the museum; there are none yet.
+    cpu: "kvm", "emulated" (needs the extra `labkit[emulated]`; its times say nothing of hardware), or "auto": what
+    $LABKIT_CPU says, or else KVM if it can be used, or else the emulated CPU.
     kernel, cmdline: a multiboot 1 ELF of your own instead of the lab's agent, entered as a PC loader does.
     bring_up: let the lab's driver set the device up, to DRIVER_OK; False leaves every step to `vm.guest`.
 

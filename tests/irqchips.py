@@ -208,6 +208,17 @@ class OnKvm:
         answers = self._memory.read(at, WORD.size * len(words))
         return [answer for _, _, _, answer in WORD.iter_unpack(answers)]
 
+    def put_in_service(self, vcpu: int, vector: int) -> None:
+        """Set the bit of a vector in ISR, if it is not set."""
+        assert self._cpu
+        state, fd = ffi.new("struct kvm_lapic_state *"), self._cpu.vcpus[vcpu].fd
+        ioctl(fd, "KVM_GET_LAPIC", state)
+        registers = ffi.buffer(state)
+        at, bit = ISR + vector // 32 * 16 + vector % 32 // 8, 1 << vector % 8
+        if not registers[at][0] & bit:
+            registers[at] = bytes([registers[at][0] | bit])
+            ioctl(fd, "KVM_SET_LAPIC", state)
+
     def close(self) -> None:
         """Away with the VM and its memory."""
         if self._cpu:

@@ -1,8 +1,8 @@
 """Do labkit's own interrupt controllers do what KVM's do? Any words in any order, and after each the registers of both.
 
 Left out is where KVM's answer is an accident: lowest priority among APICs that are not there or not enabled (it may
-be lost), a level that is for nobody, an acknowledge of what was just polled away. NMI, INIT, SIPI and the timer's time
-are in test_irqchip.py alone.
+be lost), a level that is for nobody, an edge and a level of one vector, DFR neither flat nor cluster, an acknowledge of
+what was just polled away. NMI, INIT, SIPI and the timer's time are in test_irqchip.py alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from irqchips import (
     LVT,
     MASKED,
     MASTER,
+    NOTHING,
     OUT,
     PPR,
     SLAVE,
@@ -60,7 +61,7 @@ from irqchips import (
 VCPUS = 2
 Step = tuple[int, list[Word]]  # who, and what
 pytestmark = [pytest.mark.kvm, pytest.mark.slow]
-compared = settings(derandomize=True, database=None, deadline=None, max_examples=60)
+compared = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 
 REGISTERS = [ID, VERSION, TPR, APR, PPR, LDR, DFR, SVR, ESR, ICR, ICR_HIGH, *LVT, TIMER_INITIAL, TIMER_DIVIDE]
 SEEN = [load(offset) for offset in (*REGISTERS, *(bank + n for bank in (ISR, TMR, IRR) for n in BANKS))]
@@ -77,18 +78,18 @@ PICS_SEEN: list[Word] = [
 
 
 @contextlib.contextmanager
-def both() -> Iterator[tuple[Emulated, OnKvm]]:
+def both(kind: type[OnKvm]) -> Iterator[tuple[Emulated, OnKvm]]:
     """Controllers of either kind, as at power-on."""
-    kernel = OnKvm(VCPUS)
+    kernel = kind(VCPUS)
     try:
         yield Emulated(VCPUS), kernel
     finally:
         kernel.close()
 
 
-def compare(steps: list[Step]) -> None:
+def compare(steps: list[Step], kind: type[OnKvm] = OnKvm) -> None:
     """Let both take every step; answers and registers are the same."""
-    with both() as (ours, kernel):
+    with both(kind) as (ours, kernel):
         for vcpu, words in [(0, []), *steps]:
             assert ours.say(vcpu, *words) == kernel.say(vcpu, *words)
             for each, seen in ((0, SEEN + IOAPIC_SEEN + PICS_SEEN), (1, SEEN)):
@@ -113,9 +114,10 @@ def bits(*choices: int) -> st.SearchStrategy[int]:
     return st.sampled_from([0, *choices])
 
 
-def several(*words: st.SearchStrategy[list[Word]], most: int = 30) -> st.SearchStrategy[list[Step]]:
-    """Some of these, by either vCPU."""
-    return st.lists(st.tuples(WHO, st.one_of(*words)), min_size=1, max_size=most)
+def several(*words: st.SearchStrategy[list[Word]], most: int = 30, who: int | None = None) -> st.SearchStrategy:
+    """Some of these, by either vCPU or by one."""
+    by = WHO if who is None else st.just(who)
+    return st.lists(st.tuples(by, st.one_of(*words)), min_size=most // 2, max_size=most)
 
 
 def ored(*parts: st.SearchStrategy[int]) -> st.SearchStrategy[int]:
@@ -165,17 +167,10 @@ def test_registers_keep_the_bits_that_kvms_keep(steps: list[Step]) -> None:
 @compared
 @given(
     several(
-        registers(DFR, value=st.sampled_from([0xFFFFFFFF, 0xFFFFFFFF, 0x0FFFFFFF, 0x50000000])),
+        registers(DFR, value=st.sampled_from([0xFFFFFFFF, 0xFFFFFFFF, 0x0FFFFFFF])),
         registers(LDR, value=LDRS),
         registers(ID, value=st.sampled_from([0, 1, 7]).map(lambda id: id << 24)),
-        enabling,
-        priorities,
-        ipis,
-        ipis,
-        messages,
-        messages,
-        taking,
-        taking,
+        *(enabling, priorities, ipis, ipis, messages, messages, taking, taking),
     )
 )
 def test_interrupts_arrive_where_kvms_arrive(steps: list[Step]) -> None:
@@ -203,13 +198,18 @@ def test_lowest_priority_chooses_as_kvms_does(steps: list[Step], model: int) -> 
     compare([*ready, *((vcpu, [store(DFR, model)]) for vcpu in range(VCPUS)), *steps])
 
 
-ENTRY = ored(VECTOR, bits(LEVEL, LEVEL), bits(LOGICAL), bits(MASKED), bits(0x2000, 0x5000))
-entries = st.builds(write_entry, st.sampled_from([0, 3, 9, 16, 23]), ENTRY, st.sampled_from([0, 1, 0xFF]))
+LEVELS, EDGES = [0x21, 0x45, 0x81, 0xFF], [0x10, 0x20, 0x46, 0x80]  # no vector is both
+TRIGGER = st.sampled_from([*(vector | LEVEL for vector in LEVELS), *EDGES])
+ENTRY = ored(TRIGGER, bits(LOGICAL), bits(MASKED), bits(0x2000, 0x5000))
+few_lines = st.builds(lambda pin, level: [(LINE, pin, level)], st.sampled_from([3, 23]), st.integers(0, 1))
+entries = st.builds(write_entry, st.sampled_from([3, 23]), ENTRY, st.sampled_from([0, 1, 0xFF]))
 odd_entries = st.builds(write_ioapic, st.sampled_from([0, 1, 2, 3, 0xF, 0x40, 0xFF]), ANY)
 
 
 @compared
-@given(several(lines, lines, lines, entries, entries, odd_entries, taking, taking, enabling, priorities, most=40))
+@given(
+    several(few_lines, few_lines, lines, entries, entries, odd_entries, taking, taking, enabling, priorities, most=40)
+)
 def test_lines_arrive_at_the_local_apics_as_on_kvm(steps: list[Step]) -> None:
     """Edges and levels, masked and not, taken and ended: the entries with Remote IRR, IRR, TMR and what is taken."""
     compare(ready + steps)
@@ -236,33 +236,49 @@ def ports(*choices: int, value: st.SearchStrategy[int]) -> st.SearchStrategy[lis
     return st.tuples(st.sampled_from(choices), value).map(lambda to: [(OUT, *to)])
 
 
-MASKS = st.one_of(st.sampled_from([0, 0, 0xFF, 0xFB]), st.integers(0, 0xFF))
+MASKS = st.one_of(st.just(0), st.just(0), st.sampled_from([0xFF, 0xFB]), st.integers(0, 0xFF))
+rising = lines.map(lambda words: [(name, pin, level) for name, pin, _ in words for level in (0, 1)])
+serving = st.just([TAKEN, (OUT, SLAVE, 0x20), (OUT, MASTER, 0x20)])
 OPERATIONS = st.one_of(st.just(0x20), st.tuples(st.integers(0, 7), st.integers(0, 7)).map(lambda x: x[0] << 5 | x[1]))
 
 
 @compared
 @given(
     several(
-        lines,
-        lines,
-        lines,
-        lines,
-        initializations(),
-        polls(),
+        *(lines, rising, rising, rising, taking, serving, serving, serving, initializations(), polls()),
         ports(MASTER + 1, SLAVE + 1, value=MASKS),
         ports(MASTER, SLAVE, value=OPERATIONS),
         ports(MASTER, SLAVE, value=st.sampled_from([0x08, 0x0A, 0x0B, 0x48, 0x68])),
         ports(ELCR, ELCR + 1, value=st.sampled_from([0, 0xFF, 0x08, 0x80])),
-        taking,
-        taking,
         most=40,
-    )
+        who=0,
+    ),
+    st.sampled_from([0, 0xFF]),
 )
-def test_the_two_pics_do_what_kvms_do(steps: list[Step]) -> None:
+def test_the_two_pics_do_what_kvms_do(steps: list[Step], levels: int) -> None:
     """Lines, masks, ends, rotation, polls, levels, initializations: IRR, ISR, masks, and the vector that is taken."""
-    compare([(0, [*((OUT, pic + 1, 0) for pic in (MASTER, SLAVE))]), *steps])
+    opened = [(OUT, port, 0) for port in (MASTER + 1, SLAVE + 1)]
+    compare([(0, [*opened, (OUT, ELCR, levels), (OUT, ELCR + 1, levels)]), *steps])
 
 
+class HeldOnKvm(OnKvm):
+    """KVM's, with what was taken in service until its end. Some hosts' KVM ends an interrupt as it delivers it, and
+    honours all the same what is put into its ISR."""
+
+    def say(self, vcpu: int, *words: Word) -> list[int]:
+        """See Controllers."""
+        if TAKEN not in words:
+            return super().say(vcpu, *words)
+        return [answer for word in words for answer in self._say(vcpu, word)]
+
+    def _say(self, vcpu: int, word: Word) -> list[int]:
+        answers = super().say(vcpu, word)
+        if word == TAKEN and answers != [NOTHING]:
+            self.put_in_service(vcpu, answers[0])
+        return answers
+
+
+edges = st.builds(write_entry, st.sampled_from([0, 9, 16]), ored(VECTOR, bits(MASKED)), st.sampled_from([0, 1, 0xFF]))
 edge_ipis = st.builds(send, VECTOR, DESTINATION)
 edge_messages = st.builds(message, VECTOR, DESTINATION).map(lambda word: [word])
 
@@ -270,15 +286,11 @@ edge_messages = st.builds(message, VECTOR, DESTINATION).map(lambda word: [word])
 @compared
 @given(
     several(
-        *(edge_ipis, edge_messages, lines, lines, entries, priorities),
+        *(edge_ipis, edge_messages, edge_messages, lines, edges, priorities),
         *(st.just([TAKEN]), st.just([TAKEN]), st.just([store(EOI, 0)])),
         most=40,
     )
 )
 def test_what_is_in_service_holds_back_as_on_kvm(steps: list[Step]) -> None:
-    """With interrupts that are ended later, or inside one another. Skips where KVM itself ends them as it delivers."""
-    with contextlib.closing(OnKvm()) as kernel:
-        taken = kernel.say(0, store(SVR, ENABLED), message(0x45), TAKEN, load(ISR + 0x20))
-    if not taken[-1]:
-        pytest.skip("this KVM has nothing in service: it ends an interrupt as it delivers it")
-    compare(ready + steps)
+    """Edges that are ended later, or inside one another: ISR, PPR, and what can be taken meanwhile."""
+    compare(ready + steps, HeldOnKvm)
