@@ -33,7 +33,7 @@ def left_out() -> dict[str, str]:
 def mend(part: str) -> str:
     """What to install, and what to run after that."""
     if part == "kvm" and os.uname().machine != "x86_64":
-        return "nothing mends it on this kind of machine: guests run on the emulated CPU"
+        return "on this kind of machine guests run on the emulated CPU"
     return f"install {NEEDS[part]}, then {BUILD_AGAIN}"
 
 
