@@ -2,6 +2,7 @@
 
 from labkit import rules
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
+from labkit.installation import VERSION
 from labkit.loader import guest_image
 from labkit.machine import Machine, boot
 from labkit.recording import replay
@@ -22,4 +23,4 @@ __all__ = [
     "replay",
     "rules",
 ]
-__version__ = "0.1.0"
+__version__ = VERSION

@@ -1,4 +1,4 @@
-"""What was left out when labkit was installed, why, and how is it mended? setup.py writes it down, this reads it."""
+"""Which labkit is installed, what was left out of it, why, and how is it mended? setup.py writes down the latter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labkit.errors import HostError
 
+VERSION = "0.1.0"  # as in pyproject.toml; to be read where there is no metadata too, as beside a plain build
 PACKAGE = Path(__file__).resolve().parent
 LEFT_OUT = PACKAGE / "left_out.txt"  # a line for each part: "core: no C compiler (gcc)"; no file, nothing left out
 
@@ -32,7 +33,7 @@ def left_out() -> dict[str, str]:
 def mend(part: str) -> str:
     """What to install, and what to run after that."""
     if part == "kvm" and os.uname().machine != "x86_64":
-        return "nothing mends it on this kind of machine: guests run on the emulated CPU"
+        return "on this kind of machine guests run on the emulated CPU"
     return f"install {NEEDS[part]}, then {BUILD_AGAIN}"
 
 

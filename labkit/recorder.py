@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit.errors import UsageError
+from labkit.installation import VERSION
 from labkit.owner import Owner as OwnerThread
 from labkit.runstate import RunState
 from labkit.trace.events import NO_INDEX, Owner, State
@@ -91,8 +92,6 @@ class Recorder:
 
     def _record(self) -> Recorded:
         """One moment. Under the big lock everything stands still but a backend, which is looked at until it does."""
-        from importlib.metadata import version
-
         machine, feed = self._machine, self._machine.feed
         with machine.locked():
             for _ in range(TRIES):
@@ -102,7 +101,7 @@ class Recorder:
             else:
                 _forget_what_moves(values)
             records = feed.records(position)
-        return Recorded(self.facts, position - len(records), records, values, version("labkit"))
+        return Recorded(self.facts, position - len(records), records, values, VERSION)
 
 
 def _forget_what_moves(values: Values) -> None:

@@ -199,9 +199,11 @@ class OnKvm:
         native, at = self._cpu.vcpus[vcpu].native, GPA_WORDS + WORDS_STRIDE * vcpu
         table = [WORD.pack(CODE_AT[name], address, value, 0) for name, address, value in words]
         self._memory.write(at, b"".join([*table, WORD.pack(CODE_AT["over"], 0, 0, 0)]))
+        actor = lib.lk_actor()
         left = lib.lk_kvm_run(native)
         while left == lib.LEFT_IO and native.exit.port == PORT_WINDOW:
             left = lib.lk_kvm_run(native)
+        lib.lk_set_actor(actor)  # or this thread's later events would be a vCPU's
         assert (left, native.exit.port) == (lib.LEFT_IO, PORT_EXIT), f"left {left}, reason {native.exit.reason}"
         answers = self._memory.read(at, WORD.size * len(words))
         return [answer for _, _, _, answer in WORD.iter_unpack(answers)]

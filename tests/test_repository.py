@@ -14,6 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import labkit
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "labkit"
 SUPPORTED_PYTHONS = ("3.11", "3.12", "3.13")
@@ -87,6 +89,11 @@ def test_the_lock_covers_every_dependency(python: str) -> None:
         version = locked.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement} is not locked: make lock"
         assert requirement.specifier.contains(version), f"locked {version} is outside {requirement}: make lock"
+
+
+def test_the_package_knows_its_version() -> None:
+    """What `labkit.__version__` and a recording say is what pyproject.toml says."""
+    assert labkit.__version__ == pyproject()["project"]["version"]
 
 
 def test_the_lock_names_no_place() -> None:
