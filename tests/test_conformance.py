@@ -82,7 +82,7 @@ def wrong_accesses(vm: Machine) -> None:
     up(vm)
     bar0 = vm.proxy.notify_base
     for width in (1, 2, 4):
-        for offset in range(0, 24):
+        for offset in range(24):
             if offset not in (Register.QUEUE_NOTIFY, Register.ISR):
                 vm.guest.port_in(bar0 + offset, width)
     for queue in (1, 7, 64, 0xFFFF):
