@@ -50,7 +50,7 @@ class Machine(MachineLook):
         board = Board(plan, f"vm{next(_numbers)}")
         self._board = board
         self._irq = irq
-        self.trace = Trace(board.feed, board.recorded)
+        self.trace = Trace(board.feed, board.recorded, board.cpu.name)
         self._finalizer = weakref.finalize(self, _close, board)
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ class Machine(MachineLook):
 
     @property
     def cpu(self) -> str:
-        """Which back end runs the guest: "kvm"."""
+        """Which back end runs the guest: "kvm" or "emulated"."""
         return self._board.cpu.name
 
     @property
