@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
 from rulebook import Boot
 
 import labkit
-from labkit import views
+from labkit import cli, views
 from labkit.trace import Trace
 
 CAUTION = "whose times say nothing about hardware"
@@ -83,3 +85,11 @@ def test_a_storm_without_errors_has_no_word_of_them(boot: Boot) -> None:
     assert "10, 1 in flight" in repr(storm).splitlines()[1]
     assert "error" not in repr(storm)
     assert "10, 1 in flight, 3 errors" in repr(storm._replace(errors=3))
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_the_command_line_says_it_beside_a_time(cpu: str) -> None:
+    """`labkit boot` tells how long a boot took."""
+    (first, *_) = CliRunner().invoke(cli.main, ["boot"]).stdout.splitlines()
+    assert f"1 vCPU on {cpu}, " in first
+    assert first.endswith(f" ms ({views.cpu_note(cpu)})." if cpu == "emulated" else " ms.")
