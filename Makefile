@@ -72,16 +72,20 @@ NO_BROWSER = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,--no-browser)
 
 # -- checks -----------------------------------------------------------------------------------------------------------
 # Every part runs even if one before it failed; pytest's summary comes last and the exit status tells of all of them.
+# The notebooks run once on each CPU back end that is here, or on the one that $LABKIT_CPU names.
+BACK_ENDS = cd tests && ../$(BIN)/python -c "import conftest; print(*conftest.back_ends())"
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tools/nbval.cfg --timeout=120
 test: install  ## every check: lint, types, unit and guest tests, notebooks
 	@failed=; \
 	$(MAKE) --no-print-directory check || failed="$$failed lint"; \
 	$(BIN)/python -m pytest || failed="$$failed tests"; \
-	if [ ! -e /dev/kvm ]; then \
-		echo "notebooks: SKIPPED, they boot guests and there is no /dev/kvm"; \
-	elif [ -n "$(NOTEBOOKS)" ]; then \
-		test -z "$$failed" || echo "FAILED before the notebooks:$$failed"; \
-		$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=60 --timeout=120 $(NOTEBOOKS) || failed="$$failed notebooks"; \
-	fi; \
+	test -z "$$failed" || echo "FAILED before the notebooks:$$failed"; \
+	back_ends="$$($(BACK_ENDS))" || failed="$$failed notebooks"; \
+	test -n "$$back_ends" || echo "notebooks: SKIPPED, they boot guests and no CPU is here to run them: labkit doctor"; \
+	for cpu in $$back_ends; do \
+		echo "notebooks, cpu $$cpu"; \
+		LABKIT_CPU=$$cpu $(BIN)/python -m pytest $(NBVAL) $(NOTEBOOKS) || failed="$$failed notebooks-$$cpu"; \
+	done; \
 	test -z "$$failed"
 
 STRICT_CC := $(if $(filter default,$(origin CC)),gcc,$(CC)) -std=gnu11 -O2 -Wall -Wextra -Werror -Ilabkit/native -Iguests/include
@@ -115,8 +119,8 @@ fidelity: install  ## hold rules, checklist and QEMU to the tests, then write do
 		tests/test_fuzz_kicks.py tests/test_fuzz_vring.py
 	@$(BIN)/python tools/fidelity.py
 
-notebooks: install  ## run the notebooks and store what they show (after a change that shows)
-	@$(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
+notebooks: install  ## run the notebooks on KVM and store what they show (after a change that shows)
+	@LABKIT_CPU=kvm $(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
 
 bench: install  ## measure kicks, requests and boots beside their floors
 	@$(BIN)/labkit bench

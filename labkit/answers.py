@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from labkit import views
 from labkit.abi import Status
 
 
@@ -45,7 +46,7 @@ class Share(NamedTuple):
 
 
 class Storm(NamedTuple):
-    """A load and its times, as the guest measured them.
+    """A load and its times, as the guest measured them: on which CPU, says `cpu`.
 
     `seconds` is wall time; `kick_share` and `lock_share` are the parts of the vCPUs' time spent inside kicks and
     waiting for the driver's lock, `shares` those of each vCPU. `think_ns` is the work on each completion.
@@ -78,3 +79,32 @@ class Storm(NamedTuple):
     def blocked_ns_per_request(self) -> float:
         """The same as time of all vCPUs together, for each request."""
         return self.blocked_share * self.vcpus * self.seconds * 1e9 / self.requests if self.requests else 0.0
+
+    @property
+    def cpu_note(self) -> str:
+        """`cpu` for a caption above these times: it says so if they are an emulator's."""
+        return views.cpu_note(self.cpu)
+
+    def _caption(self) -> str:
+        return f"storm, {self.cpu_note}"
+
+    def _values(self) -> dict[str, object]:
+        requests = f"{self.requests}, {self.depth} in flight" + (f", {self.errors} errors" if self.errors else "")
+        work = f", {self.think_ns / 1000:g} us of work on each" if self.think_ns else ""
+        return {
+            "requests": requests + work,
+            "took": f"{self.seconds * 1000:.1f} ms, {self.requests_per_s:,.0f} requests a second",
+            "kicks": self.kicks,
+            "interrupts": self.interrupts,
+            **{f"vCPU {index}": _share_text(share) for index, share in enumerate(self.shares)},
+        }
+
+    def _repr_html_(self) -> str:
+        return views.named(self._caption(), self._values())
+
+    def __repr__(self) -> str:
+        return views.lines(self._caption(), self._values())
+
+
+def _share_text(share: Share) -> str:
+    return f"{share.kick:.0%} in kicks, {share.lock:.0%} at the lock, {share.rest:.0%} free"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labkit import __version__, abi, rules
+from labkit import __version__, abi, rules, views
 from labkit.cpu import BACK_ENDS
 from labkit.errors import GuestError, HostError, LabkitError, UsageError
 
@@ -173,9 +173,12 @@ def _sentences(story: dict[str, Any]) -> list[str]:
     shown = "all zero" if not any(data) else f"beginning {data[:SHOWN_BYTES].hex(' ')}"
     machine = f"{story['machine']}: {story['vcpus']} vCPU on {story['cpu']}, {story['memory_mib']} MiB, {disk}"
     machine += f", rules {story['revision']}"
+    took = f"{story['boot_ms']:.1f} ms"
+    if story["cpu"] == views.EMULATED:
+        took += f" ({views.cpu_note(story['cpu'])})"
     started, *stopped = _owner_sentences(story)
     return [
-        f"{machine}; booted to DRIVER_OK in {story['boot_ms']:.1f} ms.",
+        f"{machine}; booted to DRIVER_OK in {took}.",
         started,
         *_synthetic_sentences(story["kicks"]),
         f"The guest read sector {story['sector']}: {len(data)} bytes, {shown}.",

@@ -50,7 +50,7 @@ class Machine(MachineLook):
         board = Board(plan, f"vm{next(_numbers)}")
         self._board = board
         self._irq = irq
-        self.trace = Trace(board.feed, board.recorder.recorded)
+        self.trace = Trace(board.feed, board.recorder.recorded, board.cpu.name)
         self._finalizer = weakref.finalize(self, _close, board)
 
     # -- state ---------------------------------------------------------------------------------------------------------

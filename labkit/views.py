@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+EMULATED = "emulated"  # Cpu.name of the back end whose times are an emulator's
 LEFT = 'style="text-align: left"'  # JupyterLab puts cells to the right, which suits figures, not words
+
+
+def cpu_note(cpu: str) -> str:
+    """Which CPU it was, for a caption above times: nobody shall take those of an emulator for hardware's."""
+    return f"cpu: {cpu}" + (", whose times say nothing about hardware" if cpu.endswith(EMULATED) else "")
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

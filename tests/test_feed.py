@@ -219,8 +219,8 @@ def test_a_kept_feed_knows_what_it_had_lost(small: Feed) -> None:
     """Keeping a feed that had run over keeps the count too."""
     emit(small, range(SMALL + 5))
     small.keep()
-    assert Trace(small, no_recording).lost == 5
-    assert len(Trace(small, no_recording).events()) == SMALL
+    assert Trace(small, no_recording, "kvm").lost == 5
+    assert len(Trace(small, no_recording, "kvm").events()) == SMALL
     assert small.read(SMALL)[1] == 0, "nothing was lost after this position"
 
 
@@ -281,7 +281,7 @@ def trace(feed: Feed) -> Trace:
     feed.emit(Kind.QUEUE_NOTIFY, 0, 1)
     feed.emit(Kind.KICK_TRAP, 1, 1, 2, 0xC010)
     feed.emit(Kind.DEVICE_RESET)
-    return Trace(feed, no_recording)
+    return Trace(feed, no_recording, "emulated")
 
 
 def test_a_trace_is_filtered_by_kind_queue_and_position(trace: Trace) -> None:
@@ -307,6 +307,8 @@ def test_a_trace_as_a_table(trace: Trace) -> None:
 
 def test_a_trace_prints_itself(trace: Trace) -> None:
     """As the last line of a cell: a table with a caption; as text: how many events there are."""
-    assert repr(trace) == "<trace: 4 events>"
-    assert "<caption>last events</caption>" in trace._repr_html_()
+    assert repr(trace) == "<trace: 4 events, cpu: emulated, whose times say nothing about hardware>"
+    assert (
+        "<caption>last events, cpu: emulated, whose times say nothing about hardware</caption>" in trace._repr_html_()
+    )
     assert "port=0xc010" in trace._repr_html_()

@@ -117,7 +117,7 @@ class Recording(Moment):
 
     def __init__(self, recorded: Recorded) -> None:
         super().__init__(recorded, recorded.position())
-        self.trace = Trace(recorded, lambda: recorded)
+        self.trace = Trace(recorded, lambda: recorded, recorded.facts.cpu)
 
     @cached_property
     def _moments(self) -> Moments:

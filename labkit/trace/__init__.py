@@ -30,9 +30,9 @@ class Source(Protocol):
 class Trace:
     """The events of one machine, or of a recording of one. Watching changes nothing: a trace only reads."""
 
-    def __init__(self, source: Source, record: Callable[[], Recorded]) -> None:
-        """`record` makes what `save` writes."""
-        self._source, self._record = source, record
+    def __init__(self, source: Source, record: Callable[[], Recorded], cpu: str) -> None:
+        """`record` makes what `save` writes; `cpu` is the back end that ran the guest: events have times."""
+        self._source, self._record, self.cpu = source, record, cpu
 
     def mark(self) -> int:
         """The present position: pass it as `since` to see only what comes after."""
@@ -52,21 +52,25 @@ class Trace:
         ]
 
     def frame(self, *kinds: str, queue: int | None = None, since: int = 0) -> pandas.DataFrame:
-        """The same as a DataFrame: seq, time_s from the first row, actor, event, queue, and one column a field."""
+        """The same as a DataFrame: seq, time_s from the first row, actor, event, queue, and one column a field.
+
+        `.attrs["cpu"]` says which back end ran the guest.
+        """
         from labkit.trace.frame import frame
 
-        return frame(self.events(*kinds, queue=queue, since=since))
+        return frame(self.events(*kinds, queue=queue, since=since), self.cpu)
 
     def timeline(self, *, since: int = 0, until: int | None = None, queue: int | None = None) -> Figure:
         """A picture of the events after position `since`, up to `until` (None: all there are): who did what, when.
 
         A lane for each thread and for the guest's steps, and a band for each queue (or the one given) in the colour of
-        its notifier's owner. A matplotlib Figure: `.savefig("kicks.png")`.
+        its notifier's owner; the CPU above. A matplotlib Figure: `.savefig("kicks.png")`.
         """
         from labkit.trace.timeline import timeline
 
         events, lost = self._source.read()
-        return timeline(events, lost=bool(lost), since=since, until=until, queue=queue)
+        title = views.cpu_note(self.cpu)
+        return timeline(events, title, lost=bool(lost), since=since, until=until, queue=queue)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a recording, for `labkit.replay(path)`: the events that are kept, and what registers and rings hold.
@@ -82,7 +86,7 @@ class Trace:
         rows = [
             (e.actor, "" if e.queue is None else e.queue, e.name, views.fields(e.values)) for e in self.events()[-20:]
         ]
-        return views.table("last events", ("thread", "queue", "event", "fields"), rows)
+        return views.table(f"last events, {views.cpu_note(self.cpu)}", ("thread", "queue", "event", "fields"), rows)
 
     def __repr__(self) -> str:
-        return f"<trace: {self.mark()} events>"
+        return f"<trace: {self.mark()} events, {views.cpu_note(self.cpu)}>"

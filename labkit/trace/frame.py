@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     import pandas
 
 
-def frame(events: list[Event]) -> pandas.DataFrame:
-    """A DataFrame of events: seq, time_s (seconds since the first row), actor, event, queue, then the fields."""
+def frame(events: list[Event], cpu: str) -> pandas.DataFrame:
+    """A DataFrame of events: seq, time_s (seconds since the first row), actor, event, queue, then the fields.
+
+    `.attrs["cpu"]` is `cpu`.
+    """
     import pandas
 
     start = events[0].time_ns if events else 0
@@ -26,4 +29,6 @@ def frame(events: list[Event]) -> pandas.DataFrame:
         }
         for event in events
     ]
-    return pandas.DataFrame(rows, columns=None if rows else ["seq", "time_s", "actor", "event", "queue"])
+    table = pandas.DataFrame(rows, columns=None if rows else ["seq", "time_s", "actor", "event", "queue"])
+    table.attrs["cpu"] = cpu
+    return table

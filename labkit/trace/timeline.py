@@ -62,7 +62,13 @@ class Span(NamedTuple):
 
 
 def timeline(
-    events: Sequence[Event], *, lost: bool = False, since: int = 0, until: int | None = None, queue: int | None = None
+    events: Sequence[Event],
+    title: str,
+    *,
+    lost: bool = False,
+    since: int = 0,
+    until: int | None = None,
+    queue: int | None = None,
 ) -> Timeline:
     """A picture of those after `since` and up to `until`. All are given: who owned a queue was told before."""
     shown = [event for event in events if event.seq > since and (until is None or event.seq <= until)]
@@ -75,7 +81,7 @@ def timeline(
     threads = _threads(shown)
     queues = [queue] if queue is not None else _queues(shown)
     lanes = ([] if not steps else ["guest's steps"]) + threads + [f"queue {index}" for index in queues]
-    figure, axes = _empty(lanes, end, unit)
+    figure, axes = _empty(lanes, end, unit, title)
     if steps:
         _spans(axes, 0, steps, dict.fromkeys((step.label for step in steps), STEP_COLOUR), end)
     owners: set[str] = set()
@@ -136,11 +142,12 @@ def _owners(changes: Sequence[Event], at: dict[int, float], end: float, since: i
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
-def _empty(lanes: Sequence[str], end: float, unit: str) -> tuple[Timeline, Axes]:
+def _empty(lanes: Sequence[str], end: float, unit: str, title: str) -> tuple[Timeline, Axes]:
     height = max(LEAST_HEIGHT_IN, FRAME_IN + LANE_IN * len(lanes))
     figure = Timeline(figsize=(WIDTH_IN, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    axes.set_title(title, fontsize=9, color=INK, loc="left")
     axes.set_xlim(-0.01 * end, 1.01 * end)
     axes.set_ylim(max(len(lanes), 1) - 0.5, -0.5)
     axes.set_yticks(range(len(lanes)), lanes, fontsize=9)

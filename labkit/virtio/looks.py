@@ -139,6 +139,11 @@ class MachineLook(Look):
     proxy: Any
     _facts: Any
 
+    @property
+    def cpu_note(self) -> str:
+        """`cpu` for a caption above times of this guest: it says so if they are an emulator's."""
+        return views.cpu_note(self.cpu)
+
     def _caption(self) -> str:
         return "machine"
 
