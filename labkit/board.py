@@ -263,7 +263,7 @@ class Board:
         return self._recorded
 
     def end(self, state: State) -> None:
-        """The guest has crashed or exited: stop what is left, and tell the listeners. After a reset that is forgotten."""
+        """The guest has crashed or exited: stop what is left, tell the listeners. After a reset that is forgotten."""
         over = self.crash is not None or self.exit_code is not None
         if over and self.runstate.state in (State.RUNNING, State.PAUSED):
             with self._stopped():

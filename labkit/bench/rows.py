@@ -125,15 +125,15 @@ _EMULATED_FLOORS = {
     },
     **{f"requests_off_{depth}": f"{_RING_FLOOR_EMULATED} where it calls back" for depth in requests.DEPTHS},
     "boot": "a bare CPU of the Unicorn library, memory, and one instruction that leaves the guest",
-    "reset": "registers set back and the guest run until it parks, on a bare CPU of the Unicorn library",
+    "reset": "registers set back, code forgotten, the guest run until it parks, on a bare CPU of the Unicorn library",
     "reset_in_use": "the same: no notifier is known there",
 }
 _NEEDS_NO_GUEST = ("event", "import")
 _ABOUT_THREADS = ("threads_on", "threads_off", "blocked_on", "blocked_off")
 LEFT_OUT_EMULATED = dict.fromkeys(
     _ABOUT_THREADS,
-    "threads, blocked: left out, for one thread executes all vCPUs of the emulated CPU: they take turns, and none waits "
-    "for another while that one is inside its kick.",
+    "threads, blocked: left out. One thread executes all vCPUs of the emulated CPU in turns: while one is inside its "
+    "kick no other runs, and so none waits for it.",
 )
 
 

@@ -39,6 +39,7 @@ typedef struct {
     uint64_t address, value;
     uint32_t length;
     int any, fd, id; /* any: of its values; fd is our own; id: which eventfd it is */
+    int blocks; /* a write to it may: at its limit, unless it is O_NONBLOCK */
 } ioeventfd;
 
 struct lk_emulated {
@@ -48,6 +49,7 @@ struct lk_emulated {
     emulated_cpu cpus[VCPUS_MAX];
     lk_irqchip *chip;
     int epoll_fd, wake_fd, woken;
+    uint32_t messages_seen; /* of the machine's */
     void *python; /* whom lk_python_exit calls back */
     uint64_t born_ns, executed, slept_ns; /* its clocks */
     uint32_t lines, lines_seen; /* levels: as set by whichever thread, as told to the chip */
@@ -61,6 +63,7 @@ struct lk_emulated {
 
 uint64_t emulated_timer_ns(const lk_emulated *emulated);
 uint64_t emulated_tsc(const lk_emulated *emulated);
+int emulated_has_news(const emulated_cpu *cpu); /* of what its thread looks at between two parts of a turn */
 
 int emulated_io_set_up(emulated_cpu *cpu); /* hooks; 0 or -errno */
 void emulated_hand_up(emulated_cpu *cpu); /* vcpu->exit, to Python */

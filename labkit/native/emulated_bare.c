@@ -155,7 +155,8 @@ int lk_emulated_bare_step(lk_bare *bare, uint32_t command)
     return bare_step(bare, command, bare_run);
 }
 
-/* Registers set back and the guest run to where it parks, the least a reset can be. */
+/* Registers set back and the guest run to where it parks, the least a reset can be. The guest's code is translated again,
+ * as it must be where its image was written anew. */
 uint64_t lk_emulated_bare_reset_ns(lk_bare_cpu *cpu, const lk_entry *entry, unsigned times)
 {
     lk_bare nothing = {.eventfd = -1};
@@ -167,6 +168,7 @@ uint64_t lk_emulated_bare_reset_ns(lk_bare_cpu *cpu, const lk_entry *entry, unsi
     uint64_t start = bare_now_ns();
     for (unsigned i = 0; i < times && !failed; i++) {
         unicorn.context_restore(cpu->cpu, cpu->context);
+        unicorn_forget_code(cpu->cpu);
         cpu->of->rip = entry->registers.rip;
         failed = run_until_parked(cpu, &cpu->of->rip, -1);
     }
