@@ -65,6 +65,7 @@ def legend(report: Report) -> list[str]:
 
 def markdown(report: Report) -> str:
     """The table and its legend, as they stand in docs/performance.md."""
+    above = "Times of an emulated CPU, not of hardware:\n\n" if emulated(report) else ""
     rows = [HEADINGS, tuple("---" if i == 0 else "---:" for i in range(len(HEADINGS))), *map(cells, report.rows)]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return table + "\n\n" + "\n".join(f"- {line}" for line in legend(report)) + "\n"
+    return above + table + "\n\n" + "\n".join(f"- {line}" for line in legend(report)) + "\n"
