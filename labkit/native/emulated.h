@@ -29,6 +29,7 @@ typedef struct {
     int stopping; /* its turn ends before the next instruction: the library is told there, not in the middle of one */
     int exception; /* raised by the last instruction; NO_EXCEPTION */
     int interrupted; /* an interrupt waits for the guest to allow it */
+    unsigned since_short; /* instructions since one that could allow it, by its length */
     int halted, waits_for_sipi;
     uint64_t rip; /* as the CPU has it between two turns */
     uint64_t last; /* linear address of the instruction executed last */

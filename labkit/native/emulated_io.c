@@ -185,6 +185,7 @@ static void mmio_access(emulated_cpu *cpu, int write, uint64_t offset, unsigned 
     lk_irqchip_set_time(cpu->emulated->chip, emulated_timer_ns(cpu->emulated));
     if (lk_irqchip_mmio(cpu->emulated->chip, (unsigned)cpu->vcpu->index, gpa, width, write, value)) {
         cpu->interrupted = lk_irqchip_pending(cpu->emulated->chip, (unsigned)cpu->vcpu->index);
+        cpu->since_short = 0;
         cpu->stopping = emulated_has_news(cpu);
         return;
     }
@@ -213,20 +214,29 @@ static void mmio_write(uc_engine *engine, uint64_t offset, unsigned width, uint6
 
 /* -- instructions ------------------------------------------------------------------------------------------------------ */
 
+/* May the guest have allowed interrupts since the last look? STI, POPF and IRET are short, and the instruction after STI
+ * belongs to it. To ask the library for the flags before each instruction takes longer than the instruction. */
+static int may_be_allowed(const emulated_cpu *cpu)
+{
+    enum { STI_AND_NEXT = 2 };
+    return cpu->since_short < STI_AND_NEXT && emulated_may_interrupt(cpu);
+}
+
 /* Before each one. The fence stands for the barriers that the library leaves out of a guest with one CPU: here other
  * threads look at the guest's rings, and must see its stores in their order. */
 static void on_instruction(uc_engine *engine, uint64_t address, uint32_t bytes, void *user)
 {
+    enum { SHORT_BYTES = 2 };
     emulated_cpu *cpu = user;
-    (void)bytes;
     full_barrier();
-    if (cpu->stopping || !cpu->left || (cpu->interrupted && emulated_may_interrupt(cpu))) {
+    if (cpu->stopping || !cpu->left || (cpu->interrupted && may_be_allowed(cpu))) {
         cpu->stopping = 1;
         unicorn.emu_stop(engine);
         return;
     }
     cpu->left--;
     cpu->last = address;
+    cpu->since_short = bytes <= SHORT_BYTES ? 0 : cpu->since_short + 1;
 }
 
 static void raised(emulated_cpu *cpu, int exception)
