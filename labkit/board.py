@@ -263,9 +263,9 @@ class Board:
         return self._recorded
 
     def end(self, state: State) -> None:
-        """The guest has crashed or exited: stop what is left, tell the listeners. After a reset that is forgotten."""
-        over = self.crash is not None or self.exit_code is not None
-        if over and self.runstate.state in (State.RUNNING, State.PAUSED):
+        """The guest has crashed or exited: stop what is left, and tell the listeners; unless a reset was quicker."""
+        gone = self.crash is not None or self.exit_code is not None
+        if gone and self.runstate.state in (State.RUNNING, State.PAUSED):
             with self._stopped():
                 self.runstate.change(state)
 

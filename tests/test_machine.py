@@ -18,7 +18,7 @@ from pausing import storm_while_paused
 
 import labkit
 from labkit import GuestCrash, GuestError, Machine, UsageError
-from labkit.abi import PORT_EXIT, SECTOR_BYTES, BlkStatus, Command, Fault, Status
+from labkit.abi import SECTOR_BYTES, BlkStatus, Fault, Status
 
 Boot = Callable[..., Machine]
 
@@ -173,24 +173,6 @@ def test_reset_and_run_again(boot: Boot, image: Path) -> None:
         assert vm.guest.read(3)[:8] == struct.pack("<Q", 3)
         vm.reset()
         assert (vm.proxy.status, vm.state) == (0, "running")
-
-
-def test_a_guest_that_ends_while_a_reset_waits_is_reset(boot: Boot) -> None:
-    """The end of the old guest comes late to the owner thread, and does not stop the new one."""
-    vm = boot("blk")
-    vm.guest.parked()
-    let_go = threading.Event()
-    vm._board.owner.submit(let_go.wait)
-    reset = vm._board.owner.submit(vm._board.reset)
-    try:
-        vm.guest._post(Command.PORT_OUT, (PORT_EXIT, 4, 0), 0)
-        while vm.exit_code is None:
-            os.sched_yield()
-    finally:
-        let_go.set()
-    reset.result()
-    assert vm.guest.read(0).startswith(b"labkit RAM disk")
-    assert (vm.state, vm.exit_code) == ("running", None)
 
 
 def test_closing_twice_is_fine_and_views_survive(boot: Boot) -> None:
