@@ -79,7 +79,7 @@ static void take_interrupt(lk_bare_cpu *cpu, uint64_t *rip)
 {
     enum { GATE_BYTES = 16, FLAG_IF = 1 << 9 };
     uint8_t *ram = cpu->of->vcpu->machine->memory.host;
-    unsigned queue_vector = cpu->bare->device->vq[0].vector;
+    unsigned queue_vector = cpu->of->vcpu->device->vq[0].vector;
     uint8_t vector = (uint8_t)cpu->of->emulated->messages[queue_vector % MSIX_VECTORS_MAX].data;
     uint64_t rsp = unicorn_read(cpu->cpu, NUMBER.X86_REG_RSP), flags = unicorn_read(cpu->cpu, NUMBER.X86_REG_EFLAGS);
     uint64_t frame[] = {*rip, unicorn_read(cpu->cpu, NUMBER.X86_REG_CS), flags, rsp,
@@ -134,10 +134,14 @@ static int bare_run(lk_bare *bare, uint32_t command)
     lk_bare_cpu *cpu = bare->cpu;
     struct epoll_event event = {.events = EPOLLIN | EPOLLET};
     int halts_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (halts_fd < 0 || (bare->interrupt_fd >= 0 && epoll_ctl(halts_fd, EPOLL_CTL_ADD, bare->interrupt_fd, &event)))
+    if (halts_fd < 0)
         return -errno;
-    lk_emulated_hold(cpu->of->emulated,
-                     1); /* a parked vCPU counts as stopped while its thread may yet be on its way out */
+    if (epoll_ctl(halts_fd, EPOLL_CTL_ADD, bare->interrupt_fd, &event)) {
+        close(halts_fd);
+        return -EBADF;
+    }
+    /* A parked vCPU counts as stopped, but its thread may still be on its way out of the library. */
+    lk_emulated_hold(cpu->of->emulated, 1);
     cpu->bare = bare;
     cpu->command = command;
     hand(cpu, cpu->of->cpu, cpu->cpu);
