@@ -6,23 +6,35 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 import labkit
+from labkit import bench
 from labkit.abi import BlkType, Command
 from labkit.bench import BY_NAME, Report, qemu, run, table
 from labkit.bench.bare import BareVcpu, boot, paused
 from labkit.bench.row import QUICK, REQUESTS_PER_S, Effort, Peer, Row, Samples, Spec, Target, interleaved, spread
+from labkit.bench.rows import rows_on
 
 TINY = Effort(2, 2, kicks=20, trap_batches=2, ioeventfd_batches=4, requests=40, events=1000)
-NEEDS_NO_KVM = {"event", "import"}
+NEEDS_NO_GUEST = {"event", "import"}
 NAMES = [
     *("trap_kick", "ioeventfd_kick", "requests_on_1", "requests_on_8", "requests_on_32"),
     *("requests_off_1", "requests_off_8", "requests_off_32", "threads_on", "threads_off", "blocked_on", "blocked_off"),
     *("spin", "boot", "reset", "reset_in_use"),
     *("event", "import"),
 ]
+LEFT_OUT = ["threads_on", "threads_off", "blocked_on", "blocked_off"]  # on the emulated CPU
+ON_BOTH = [pytest.param(cpu, marks=getattr(pytest.mark, cpu)) for cpu in ("kvm", "emulated")]
+
+
+def rows_of(cpu: str) -> list[Any]:
+    """A test's parameters: every row of that back end that needs a guest."""
+    mark = getattr(pytest.mark, cpu)
+    names = [name for name in NAMES if name not in NEEDS_NO_GUEST and not (cpu == "emulated" and name in LEFT_OUT)]
+    return [pytest.param(name, cpu, marks=mark) for name in names]
 
 
 def spec(unit: str = "ns", target: Target | None = None) -> Spec:
@@ -39,12 +51,16 @@ def test_the_rows_are_the_promised_ones() -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.parametrize("name", [n if n in NEEDS_NO_KVM else pytest.param(n, marks=pytest.mark.kvm) for n in NAMES])
-def test_a_row_has_value_floor_and_ratio(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "back_end"),
+    [*((name, "auto") for name in NAMES if name in NEEDS_NO_GUEST), *rows_of("kvm"), *rows_of("emulated")],
+)
+def test_a_row_has_value_floor_and_ratio(name: str, back_end: str) -> None:
     """The shape is as documented, the floor is real, the ratio is that of the two, and all of it is plain JSON."""
     affinity = os.sched_getaffinity(0)
-    told = json.loads(json.dumps(run([name], TINY).as_json(), allow_nan=False))
+    told = json.loads(json.dumps(run([name], TINY, cpu=back_end).as_json(), allow_nan=False))
     (row,) = told["rows"]
+    assert back_end in ("auto", told["cpu"])
     assert {"row", "value", "unit", "floor", "ratio", "peer"} <= row.keys()
     assert (row["row"], row["peer"], row["repetitions"]) == (name, None, TINY.repetitions)
     assert row["value"] > 0 and row["floor"] > 0
@@ -52,6 +68,32 @@ def test_a_row_has_value_floor_and_ratio(name: str) -> None:
     expected = row["floor"] / row["value"] if more_is_better else row["value"] / row["floor"]
     assert math.isclose(row["ratio"], expected)
     assert os.sched_getaffinity(0) == affinity
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_row_that_a_back_end_cannot_have(name: str) -> None:
+    """Who asks for it is told why there is none; nothing is measured."""
+    with pytest.raises(labkit.UsageError, match="One thread executes all vCPUs"):
+        run([name, "event"], TINY, cpu="emulated")
+
+
+@pytest.mark.emulated
+def test_all_rows_of_the_emulated_cpu() -> None:
+    """Who asks for all gets those that say something, a note on the others, and no promise made about KVM."""
+    specs, left_out = rows_on("emulated")
+    assert [name for name in NAMES if name not in specs] == list(left_out) == LEFT_OUT
+    assert {name for name, row in specs.items() if row.target} == NEEDS_NO_GUEST
+    chosen, notes = bench._chosen(None, "emulated")
+    assert [row.name for row in chosen] == list(specs)
+    assert len(notes) == 1 and notes[0].startswith("threads, blocked: left out")
+
+
+def test_the_floor_of_an_emulated_row_speaks_of_no_kvm() -> None:
+    """Each back end has its own floors, and says which."""
+    specs, _ = rows_on("emulated")
+    assert [name for name, row in specs.items() if "KVM" in row.floor_is or "irqchip" in row.floor_is] == []
+    assert rows_on("kvm") == (BY_NAME, {})
 
 
 def test_values_and_floors_take_turns() -> None:
@@ -110,6 +152,19 @@ def test_an_unknown_peer() -> None:
         run(["event"], TINY, peer="bochs")
 
 
+def test_an_unknown_cpu() -> None:
+    """And a back end."""
+    with pytest.raises(labkit.UsageError, match="kvm, emulated"):
+        run(["event"], TINY, cpu="z80")
+
+
+@pytest.mark.usefixtures("no_unicorn")
+def test_a_cpu_that_is_not_here() -> None:
+    """Asked for by name it is the host's fault, also for a row that needs no guest: the report would name it."""
+    with pytest.raises(labkit.HostError, match="no emulated CPU here"):
+        run(["event"], TINY, cpu="emulated")
+
+
 def test_progress_is_told_row_by_row() -> None:
     """Whoever waits hears which row is measured."""
     heard: list[str] = []
@@ -120,8 +175,7 @@ def test_progress_is_told_row_by_row() -> None:
 # -- the bare loops and the machine they borrow -----------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.kvm
+@pytest.mark.usefixtures("leaves_nothing", "cpu")
 @pytest.mark.parametrize("ioeventfd", [True, False])
 def test_the_machine_goes_on_after_a_bare_storm(ioeventfd: bool) -> None:
     """A bare loop serves requests behind the device's back; device and driver agree again afterwards."""
@@ -137,8 +191,7 @@ def test_the_machine_goes_on_after_a_bare_storm(ioeventfd: bool) -> None:
         assert queue.used_idx == queue.last_avail_idx == queue.avail_idx == 3 * (20 + 1 + 20)
 
 
-@pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.kvm
+@pytest.mark.usefixtures("leaves_nothing", "cpu")
 def test_a_step_after_a_bare_one_is_really_done() -> None:
     """A command that comes after a bare step reaches the guest: its kicks are counted."""
     with boot("null", ioeventfd=False) as bare:
@@ -150,8 +203,7 @@ def test_a_step_after_a_bare_one_is_really_done() -> None:
             assert notifier.trapped == done * 20
 
 
-@pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.kvm
+@pytest.mark.usefixtures("leaves_nothing", "cpu")
 def test_a_bare_step_that_the_guest_refuses() -> None:
     """It is an error, and the machine runs again."""
     with boot("null", ioeventfd=True) as bare:
@@ -162,7 +214,34 @@ def test_a_bare_step_that_the_guest_refuses() -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.kvm
+@pytest.mark.emulated
+def test_a_driver_that_nobody_interrupts() -> None:
+    """Its kicks are ignored and it halts: the bare loop gives up, and the machine serves what was left."""
+    storm = (0, 20, 4, BlkType.IN, labkit.abi.SECTOR_BYTES, 1, 1 << 40, 64)
+    with boot("blk", ioeventfd=True, cpu="emulated") as bare:
+        with pytest.raises(labkit.HostError, match="ETIME"):
+            bare.ignore(Command.STORM, *storm, ioeventfd=False)
+        vm = bare.machine
+        assert vm.state == "running"
+        assert vm.guest.read(0).startswith(b"labkit RAM disk")
+
+
+@pytest.mark.usefixtures("leaves_nothing", "cpu")
+def test_the_cpu_that_was_lent_is_as_it_was() -> None:
+    """Between two steps nothing of the vCPU has changed but the clock."""
+    with boot("null", ioeventfd=False) as bare:
+        vm = bare.machine
+        vm.guest.parked()
+        bare.ignore(Command.KICK_LOOP, bare.notify_port, 2, 0, 2, 10, ioeventfd=False)
+        vm.pause()
+        stack = vm._board.owner.call(lambda: vm._board.look_at(0))["rsp"]
+        vm.resume()
+        bare.ignore(Command.KICK_LOOP, bare.notify_port, 2, 0, 2, 10, ioeventfd=False)
+        vm.pause()
+        assert vm._board.owner.call(lambda: vm._board.look_at(0))["rsp"] == stack
+
+
+@pytest.mark.usefixtures("leaves_nothing", "cpu")
 def test_an_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of a row: the machine is closed, and the thread may run everywhere again."""
     affinity, rounds = os.sched_getaffinity(0), []
@@ -221,7 +300,7 @@ def test_which_rows_are_compared() -> None:
     assert compared == [name for name in NAMES if not name.startswith(ours_alone)]
 
 
-@pytest.mark.kvm
+@pytest.mark.usefixtures("cpu")
 def test_a_peer_that_fails_leaves_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not tried again, and labkit's own figures stand."""
     monkeypatch.setattr(qemu, "PROGRAM", "false")
@@ -231,16 +310,23 @@ def test_a_peer_that_fails_leaves_a_note(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.kvm
 @pytest.mark.slow
+@pytest.mark.parametrize("back_end", ON_BOTH)
 @pytest.mark.skipif(shutil.which(qemu.PROGRAM) is None, reason=f"no {qemu.PROGRAM} on the path")
-def test_the_same_guest_under_qemu() -> None:
+def test_the_same_guest_under_qemu(back_end: str) -> None:
     """The one binary reports the same keys under both, and the ratio is that of the two figures."""
-    report = run(["requests_on_8"], replace(TINY, repetitions=1), peer="qemu")
+    report = run(["requests_on_8"], replace(TINY, repetitions=1), peer="qemu", cpu=back_end)
     assert report.peer is not None and report.peer.startswith("QEMU ")
     (row,) = report.rows
     assert row.peer is not None and row.peer.value > 0 and row.peer.own > 0
     assert row.as_json()["peer"] == row.peer.value / row.peer.own
+
+
+@pytest.mark.parametrize(("accelerator", "back_end"), [("kvm", "kvm"), ("tcg", "emulated")])
+def test_like_is_compared_with_like(accelerator: str, back_end: str) -> None:
+    """KVM with KVM, and an emulator with an emulator."""
+    command = qemu._command("qemu", qemu.ACCELERATORS[back_end], "", True, 3)
+    assert command[command.index("-accel") + 1] == accelerator
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -269,6 +355,16 @@ def test_a_share_is_told_with_what_it_is_of() -> None:
     lines = table.markdown(Report("kvm", rows)).splitlines()
     assert lines[2] == "| x | 60.0 % | 2.00 % | 30.00 | – | – | – |"
     assert sum("of the vCPUs' time" in line for line in lines) == lines.count("- one CPU") == 1
+
+
+@pytest.mark.parametrize(("back_end", "is_told"), [("kvm", False), ("emulated", True)])
+def test_times_of_an_emulator_are_never_shown_as_hardware(back_end: str, is_told: bool) -> None:
+    """Title, table and JSON name the CPU, and of an emulated one each says in words what its times are."""
+    report = Report(back_end, (Row(spec(), Samples((1.0,), (1.0,))),))
+    title, text = table.title(report), table.markdown(report)
+    assert back_end in title and f"- cpu: {back_end}." in text and report.as_json()["cpu"] == back_end
+    assert ("times of an emulator" in title) is ("say nothing about hardware" in text) is is_told
+    assert text.startswith("Times of an emulated CPU") is is_told
 
 
 @pytest.mark.parametrize("cpus", [{0}, {0, 1}])

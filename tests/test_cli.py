@@ -201,6 +201,15 @@ def test_bench_as_json_and_as_markdown() -> None:
     assert "event" in run("bench", "--quick", "--rows", "event").stdout
 
 
+@pytest.mark.emulated
+def test_bench_says_that_its_cpu_was_emulated() -> None:
+    """In the title, in the markdown and in JSON."""
+    asked = ("bench", "--quick", "--rows", "event", "--cpu", "emulated")
+    assert json.loads(run(*asked, "--json").stdout)["cpu"] == "emulated"
+    assert "not of hardware" in run(*asked, "--markdown").stdout
+    assert "an emulator" in run(*asked).stdout
+
+
 @pytest.mark.parametrize("arguments", [["--rows", "speed"], ["--rows", ","], ["--json", "--markdown"]])
 def test_bench_refuses(arguments: list[str]) -> None:
     """A row that does not exist, no row at all, two forms at once."""

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from labkit import abi, cpu
+from labkit import abi
+from labkit import cpu as cpus
 from labkit.bench.qemu import Qemu
 from labkit.bench.row import FULL, Effort, Row, Spec
-from labkit.bench.rows import BY_NAME, SPECS
+from labkit.bench.rows import BY_NAME, rows_on
 from labkit.errors import HostError, UsageError
 from labkit.memory import GuestMemory
 
 __all__ = ["BY_NAME", "PEERS", "Report", "run"]
 PEERS = ("qemu",)
+NO_BACK_END = "none"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one run measured. `cpu` is the back end; `notes` say what could not be compared, and why."""
+    """What one run measured. `cpu` is the back end; `notes` say what was left out or not compared, and why."""
 
     cpu: str
     rows: tuple[Row, ...]
@@ -37,9 +39,16 @@ def run(
     effort: Effort = FULL,
     peer: str | None = None,
     progress: Callable[[str], None] | None = None,
+    cpu: str = "auto",
 ) -> Report:
-    """Measure the named rows, or all. UsageError: no such row or peer. HostError: this host cannot."""
-    specs = _chosen(names)
+    """Measure the named rows, or all, on back end `cpu` (see `labkit.boot`).
+
+    UsageError: no such row, peer or back end. HostError: this host cannot.
+    """
+    wanted = _known(names)
+    back_end = _back_end(cpu)
+    specs, left_out = _chosen(wanted, back_end)
+    effort = replace(effort, cpu=cpu if back_end == NO_BACK_END else back_end)
     other, why_not = _peer(peer, effort)
     rows = []
     for spec in specs:
@@ -48,17 +57,28 @@ def run(
         samples = spec.measure(effort)
         rows.append(Row(spec, samples, other.compare(spec) if other else None, spec.why_not()))
     notes = other.notes if other else why_not
-    return Report(_back_end(), tuple(rows), other.version if other else None, tuple(notes))
+    return Report(back_end, tuple(rows), other.version if other else None, (*left_out, *notes))
 
 
-def _chosen(names: Iterable[str] | None) -> tuple[Spec, ...]:
+def _known(names: Iterable[str] | None) -> list[str] | None:
     if names is None:
-        return SPECS
+        return None
     wanted = list(names)
     unknown = [name for name in wanted if name not in BY_NAME]
     if unknown or not wanted:
         raise UsageError(f"no row {', '.join(unknown) or 'named'}; the rows are {', '.join(BY_NAME)}")
-    return tuple(BY_NAME[name] for name in wanted)
+    return wanted
+
+
+def _chosen(wanted: list[str] | None, back_end: str) -> tuple[list[Spec], list[str]]:
+    """The rows to measure, and what is said of those that `back_end` has not."""
+    specs, left_out = rows_on(back_end)
+    if wanted is None:
+        return list(specs.values()), list(dict.fromkeys(left_out.values()))
+    for name in wanted:
+        if name in left_out:
+            raise UsageError(left_out[name])
+    return [specs[name] for name in wanted], []
 
 
 def _peer(name: str | None, effort: Effort) -> tuple[Qemu | None, list[str]]:
@@ -73,14 +93,16 @@ def _peer(name: str | None, effort: Effort) -> tuple[Qemu | None, list[str]]:
         return None, [str(error)]
 
 
-def _back_end() -> str:
-    """The back end that "auto" takes here."""
+def _back_end(wanted: str) -> str:
+    """The back end that `wanted` is here. Without any, "auto" is none: some rows need no guest."""
     memory = GuestMemory(abi.MEMORY_MIN_MIB)
     try:
-        back_end = cpu.choose("auto", memory, 1)
+        back_end = cpus.choose(wanted, memory, 1)
         back_end.close()
         return back_end.name
     except HostError:
-        return "none"
+        if wanted != "auto":
+            raise
+        return NO_BACK_END
     finally:
         memory.close()

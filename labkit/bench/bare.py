@@ -1,4 +1,4 @@
-"""How does a bare loop drive the same guest? The vCPU of a paused machine is lent to it, for one step at a time.
+"""How does a bare loop drive the same guest? vCPU 0 of a paused machine is lent to it, for one step at a time.
 
 Both take turns on the same CPUs: the guest on one, whoever serves its eventfd on another. CPUs of a shared machine
 differ by a third for minutes, which would be taken for a difference between the lab and its floor.
@@ -16,18 +16,19 @@ from typing import Any
 import labkit
 from labkit import abi
 from labkit.abi import AgentStatus, Command, Register
+from labkit.bench.floors import Floor, floor_of
 from labkit.board import Board
 from labkit.errors import GuestError, HostError
 from labkit.guest import SLOTS
 from labkit.machine import Machine
-from labkit.native import ffi, lib
+from labkit.native import ffi
 
 
 class BareVcpu:
     """vCPU 0 of a machine and its queue 0, without rules, events, locks and checks."""
 
-    def __init__(self, machine: Machine, io_cpu: int) -> None:
-        self.machine, self._io_cpu = machine, io_cpu
+    def __init__(self, machine: Machine, floor: Floor, io_cpu: int) -> None:
+        self.machine, self._floor, self._io_cpu = machine, floor, io_cpu
         self.board: Board = machine._board  # the bench measures what lies behind the public names
         self.notify_port = notify_port(self.board)
 
@@ -40,7 +41,7 @@ class BareVcpu:
         """A step whose kicks are served by an unchecked walk of the ring. The device goes on where it left off."""
         vq = self.board.device.vq[0]
         with self._lent(ioeventfd) as bare:
-            bare.device, bare.notify_port = self.board.device, self.notify_port
+            bare.device = self.board.device
             bare.last_avail, bare.used_idx = vq.last_avail, vq.used_idx
             try:
                 return self._step(bare, command, arguments)
@@ -50,9 +51,10 @@ class BareVcpu:
     @contextmanager
     def _lent(self, ioeventfd: bool) -> Iterator[Any]:
         """An lk_bare over the paused machine; its own notifier is gone while it is paused (R10)."""
-        vcpu = self.board.cpu.vcpus[0].native
-        bare = ffi.new("lk_bare *", {"vcpu": vcpu, "eventfd": -1, "reader_cpu": self._io_cpu})
+        fixed = {"notify_port": self.notify_port, "eventfd": -1, "reader_cpu": self._io_cpu}
+        bare = ffi.new("lk_bare *", fixed)
         with paused(self.machine):
+            self._floor.lend(bare)
             if not ioeventfd:
                 yield bare
                 return
@@ -62,9 +64,9 @@ class BareVcpu:
     def _step(self, bare: Any, command: Command, arguments: tuple[int, ...]) -> tuple[int, ...]:
         memory, padded = self.board.memory, [*arguments, *[0] * (abi.MB_SLOTS - len(arguments))]
         memory.write(abi.GPA_MAILBOX + abi.MB_ARGS, SLOTS.pack(*padded))
-        result = lib.lk_bare_step(bare, command)
+        result = self._floor.step(bare, command)
         if result < 0:
-            raise HostError("KVM_RUN", -result, f"a bare {command.name}")
+            raise HostError("a bare loop", -result, command.name)
         (status,) = struct.unpack("<Q", memory.read(abi.GPA_MAILBOX + abi.MB_STATUS, 8))
         if status != AgentStatus.OK:
             raise GuestError(f"a bare {command.name}: the guest answered {status}")
@@ -73,11 +75,11 @@ class BareVcpu:
 
 
 @contextmanager
-def boot(device: str, *, ioeventfd: bool) -> Iterator[BareVcpu]:
+def boot(device: str, *, ioeventfd: bool, cpu: str = "auto") -> Iterator[BareVcpu]:
     """The vCPU of a machine whose threads have their places."""
     io_cpu = max(os.sched_getaffinity(0))
-    with pinned(device, ioeventfd=ioeventfd) as machine:
-        yield BareVcpu(machine, io_cpu)
+    with pinned(device, ioeventfd=ioeventfd, cpu=cpu) as machine, floor_of(machine) as floor:
+        yield BareVcpu(machine, floor, io_cpu)
 
 
 @contextmanager

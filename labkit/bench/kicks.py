@@ -13,12 +13,12 @@ def trap(effort: Effort) -> Samples:
 
 
 def ioeventfd(effort: Effort) -> Samples:
-    """Kicks that KVM turns into a signal of an eventfd, ns each."""
+    """Kicks that are turned into a signal of an eventfd, ns each."""
     return _kicks(effort.ioeventfd_batches, effort, ioeventfd=True)
 
 
 def _kicks(batches: int, effort: Effort, *, ioeventfd: bool) -> Samples:
-    with boot("null", ioeventfd=ioeventfd) as bare:
+    with boot("null", ioeventfd=ioeventfd, cpu=effort.cpu) as bare:
         guest, kicks = bare.machine.guest, effort.kicks
         port, width, queue = bare.notify_port, QUEUE_NOTIFY_WIDTH, 0
 

@@ -1,6 +1,7 @@
 """How does QEMU do the same? The same guest binary, booted there and under labkit in turns, with the same disk.
 
 The guest is storm.elf, entered by multiboot on both. It prints what it measured as `storm key=value ...` on port 0xe9.
+KVM is held against KVM, and the emulated CPU against QEMU's own emulator.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import labkit
 from labkit import abi
 from labkit.bench.row import Effort, Peer, Spec, settled
 from labkit.errors import GuestError, HostError
+from labkit.native import lib
 from labkit.trace.events import Kind
 from labkit.virtio.backends.image import ram_disk
 
@@ -30,6 +32,8 @@ HOW = (
     "disk. boot: until that guest has reached DRIVER_OK and ended, for QEMU with its process and firmware."
 )
 
+ACCELERATORS = {"kvm": "kvm", "emulated": "tcg"}  # who executes the guest there; tcg is QEMU's own emulator
+
 Figures = dict[str, float]  # one run: kick_ns, requests_per_s, boot_ms
 
 
@@ -41,7 +45,9 @@ class Qemu:
         if path is None:
             raise HostError(PROGRAM, errno.ENOENT, "nothing is compared; Debian and Ubuntu: qemu-system-x86")
         said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-        self.version = "QEMU " + said.partition("version ")[2].partition(" ")[0].strip()
+        self._accelerator = ACCELERATORS.get(effort.cpu, "kvm")
+        own = ", its own emulator" if self._accelerator == "tcg" else ""
+        self.version = "QEMU " + said.partition("version ")[2].partition(" ")[0].strip() + own
         self.notes = [HOW]
         self._path, self._effort, self._failed = path, effort, False
         self._rounds = min(effort.repetitions, ROUNDS_MAX)
@@ -67,7 +73,8 @@ class Qemu:
         load = f"requests={effort.requests} depth={depth} batches={BATCHES} kicks={effort.kicks * BATCHES}"
         line = f"irq=msix {load if depth else ''}"
         rounds = [
-            (_under_labkit(line, ioeventfd), _under_qemu(self._path, line, ioeventfd)) for _ in range(self._rounds)
+            (_under_labkit(line, effort.cpu, ioeventfd), _under_qemu(self._path, self._accelerator, line, ioeventfd))
+            for _ in range(self._rounds)
         ]
         return _medians([own for own, _ in rounds]), _medians([other for _, other in rounds])
 
@@ -85,9 +92,9 @@ def _medians(runs: list[Figures]) -> Figures:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-def _under_labkit(line: str, ioeventfd: bool) -> Figures:
+def _under_labkit(line: str, cpu: str, ioeventfd: bool) -> Figures:
     start_ns = time.monotonic_ns()
-    with labkit.boot("blk", ioeventfd=ioeventfd, kernel=STORM, cmdline=line) as vm:
+    with labkit.boot("blk", cpu=cpu, ioeventfd=ioeventfd, kernel=STORM, cmdline=line) as vm:
         if vm.wait(TIMEOUT_S) != ALL_WELL:
             raise GuestError(f"{STORM.name}: {vm.console.strip() or 'no answer'}")
         ended = vm.trace.events(Kind.EXIT.name.lower())[-1]
@@ -95,11 +102,11 @@ def _under_labkit(line: str, ioeventfd: bool) -> Figures:
         return _figures(vm.console, tsc_khz, ended.time_ns - start_ns)
 
 
-def _under_qemu(path: str, line: str, ioeventfd: bool) -> Figures:
+def _under_qemu(path: str, accelerator: str, line: str, ioeventfd: bool) -> Figures:
     disk = ram_disk()
     try:
         start_ns = time.monotonic_ns()
-        command = _command(path, line, ioeventfd, disk.fd)
+        command = _command(path, accelerator, line, ioeventfd, disk.fd)
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, pass_fds=[disk.fd], check=False
         )
@@ -111,22 +118,26 @@ def _under_qemu(path: str, line: str, ioeventfd: bool) -> Figures:
     if done.returncode != ALL_WELL or b"storm" not in done.stdout:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().rpartition("\n")[2]
         raise HostError(PROGRAM, errno.EIO, f"exit code {done.returncode}: {said or 'no message'}")
-    return _figures(done.stdout.decode(errors="replace"), _tsc_khz(), spent_ns)
+    return _figures(done.stdout.decode(errors="replace"), _tsc_khz(accelerator), spent_ns)
 
 
-def _command(path: str, line: str, ioeventfd: bool, disk_fd: int) -> list[str]:
+def _command(path: str, accelerator: str, line: str, ioeventfd: bool, disk_fd: int) -> list[str]:
     device = f"virtio-blk-pci,drive=disk,disable-modern=on,disable-legacy=off,ioeventfd={'on' if ioeventfd else 'off'}"
-    machine = ["-accel", "kvm", "-m", str(abi.MEMORY_MIN_MIB), "-nodefaults", "-no-user-config"]
+    machine = ["-accel", accelerator, "-m", str(abi.MEMORY_MIN_MIB), "-nodefaults", "-no-user-config"]
     ends = ["-display", "none", "-no-reboot", "-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     drive = f"if=none,id=disk,format=raw,cache=writeback,file.locking=off,file=/proc/self/fd/{disk_fd}"
     return [path, *machine, *ends, "-drive", drive, "-device", device, "-kernel", str(STORM), "-append", line]
 
 
 @cache
-def _tsc_khz() -> int:
-    """Of the guest's TSC: KVM gives every guest the host's rate."""
-    with labkit.boot("null", bring_up=False) as vm:
-        return vm._board.cpu.tsc_khz
+def _tsc_khz(accelerator: str) -> int:
+    """Of the guest's TSC: KVM gives every guest the host's rate, and QEMU's emulator shows it the host's own TSC."""
+    if accelerator == "kvm":
+        with labkit.boot("null", bring_up=False, cpu="kvm") as vm:
+            return vm._board.cpu.tsc_khz
+    if not (khz := int(lib.lk_tsc_khz())):
+        raise HostError(PROGRAM, errno.ENOTSUP, "this CPU has no TSC to read its guest's times by")
+    return khz
 
 
 def _figures(text: str, tsc_khz: int, spent_ns: int) -> Figures:

@@ -19,7 +19,7 @@ def at(depth: int, *, ioeventfd: bool) -> Callable[[Effort], Samples]:
 
 
 def _requests(effort: Effort, depth: int, *, ioeventfd: bool) -> Samples:
-    with boot("blk", ioeventfd=ioeventfd) as bare:
+    with boot("blk", ioeventfd=ioeventfd, cpu=effort.cpu) as bare:
         ticks_per_s = bare.board.cpu.tsc_khz * 1000
         storm = (0, effort.requests, depth, BlkType.IN, SECTOR_BYTES, 1, TIMEOUT_S * ticks_per_s)
         sectors = bare.board.device.blk.sectors

@@ -12,7 +12,7 @@ REQUESTS_PER_S, PERCENT = "requests/s", "%"
 
 @dataclass(frozen=True)
 class Effort:
-    """How often each pair of figures is taken, and how much the guest does for one."""
+    """How often each pair of figures is taken, how much the guest does for one, and who executes it."""
 
     repetitions: int
     kick_repetitions: int  # more of them: wake-ups make kicks the noisiest figure
@@ -22,6 +22,7 @@ class Effort:
     requests: int
     events: int
     characters: int = 200  # written one by one by a guest that spins
+    cpu: str = "auto"  # as `labkit.boot` takes it
 
 
 FULL = Effort(21, 61, kicks=250, trap_batches=10, ioeventfd_batches=100, requests=1000, events=200_000)

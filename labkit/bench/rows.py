@@ -1,8 +1,12 @@
-"""Which rows does the bench have? Each with its unit, its floor in words, and the promise made about it."""
+"""Which rows does the bench have? Each with its unit, its floor in words, and the promise made about it.
+
+The promises are about KVM. The emulated CPU has floors of its own, and not all the rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from labkit.bench import costs, kicks, life, requests, spin, threads
 from labkit.bench.row import PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
@@ -110,3 +114,38 @@ SPECS = (
     ),
 )
 BY_NAME = {spec.name: spec for spec in SPECS}
+
+_RING_FLOOR_EMULATED = "the same guest's storm on a bare CPU of the Unicorn library, its ring walked unchecked"
+_EMULATED_FLOORS = {
+    "trap_kick": "the same guest's kicks on a bare CPU of the Unicorn library, ignored where it calls back",
+    "ioeventfd_kick": "the same, each a write to a bare eventfd, which a bare thread drains",
+    **{
+        f"requests_on_{depth}": f"{_RING_FLOOR_EMULATED} by a bare thread behind an eventfd"
+        for depth in requests.DEPTHS
+    },
+    **{f"requests_off_{depth}": f"{_RING_FLOOR_EMULATED} where it calls back" for depth in requests.DEPTHS},
+    "boot": "a bare CPU of the Unicorn library, memory, and one instruction that leaves the guest",
+    "reset": "registers set back, code forgotten, the guest run until it parks, on a bare CPU of the Unicorn library",
+    "reset_in_use": "the same: no notifier is known there",
+}
+_NEEDS_NO_GUEST = ("event", "import")
+_ABOUT_THREADS = ("threads_on", "threads_off", "blocked_on", "blocked_off")
+LEFT_OUT_EMULATED = dict.fromkeys(
+    _ABOUT_THREADS,
+    "threads, blocked: left out. One thread executes all vCPUs of the emulated CPU in turns: while one is inside its "
+    "kick no other runs, and so none waits for it.",
+)
+
+
+def _emulated(spec: Spec) -> Spec:
+    if spec.name in _NEEDS_NO_GUEST:
+        return spec
+    return replace(spec, floor_is=_EMULATED_FLOORS.get(spec.name, spec.floor_is), target=None)
+
+
+def rows_on(back_end: str) -> tuple[dict[str, Spec], dict[str, str]]:
+    """The rows of a back end by name, and why others are left out."""
+    if back_end != "emulated":
+        return BY_NAME, {}
+    kept = {name: _emulated(spec) for name, spec in BY_NAME.items() if name not in LEFT_OUT_EMULATED}
+    return kept, LEFT_OUT_EMULATED

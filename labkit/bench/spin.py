@@ -15,7 +15,7 @@ WELL = 1  # the exit code of a guest that ended with 0
 
 def per_character(effort: Effort) -> Samples:
     """ns from a character's kick until its answer is seen: against the rules by ioeventfd, beside it by trap."""
-    options = {"kernel": labkit.guest_image("spin"), "cmdline": f"chars={effort.characters}"}
+    options = {"cpu": effort.cpu, "kernel": labkit.guest_image("spin"), "cmdline": f"chars={effort.characters}"}
     with (  # the one with an iothread first: both guests get the same CPU, and that iothread the other
         pinned("console", ioeventfd=True, **options) as by_eventfd,
         pinned("console", ioeventfd=False, **options) as by_trap,

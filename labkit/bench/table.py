@@ -32,9 +32,29 @@ def figure(number: float) -> str:
     return f"{number:.1f}" if number >= 10 else f"{number:.2f}" if number >= 0.1 else f"{number:.4f}"
 
 
+def title(report: Report) -> str:
+    """Of the table on a terminal."""
+    return f"labkit bench on {report.cpu}" + (": times of an emulator, not of hardware" if emulated(report) else "")
+
+
+def whose(report: Report) -> str:
+    """Which CPU it was, in a sentence."""
+    if emulated(report):
+        return "cpu: emulated. These are times of an emulator, and say nothing about hardware; only the ratios travel."
+    return f"cpu: {report.cpu}."
+
+
+def emulated(report: Report) -> bool:
+    """Was the guest executed by the emulated CPU?"""
+    return report.cpu == "emulated"
+
+
 def legend(report: Report) -> list[str]:
-    """What the columns mean, and what could not be compared."""
-    lines = ["ratio: value / floor for times, floor / value for requests/s. 1.00 is perfect, larger is worse."]
+    """Whose times these are, what the columns mean, and what was left out or not compared."""
+    lines = [
+        whose(report),
+        "ratio: value / floor for times, floor / value for requests/s. 1.00 is perfect, larger is worse.",
+    ]
     if report.peer:
         lines.append(f"peer: labkit against {report.peer}, the same way round. Below 1.00 labkit is faster.")
     if any(row.spec.unit == PERCENT for row in report.rows):
@@ -45,6 +65,7 @@ def legend(report: Report) -> list[str]:
 
 def markdown(report: Report) -> str:
     """The table and its legend, as they stand in docs/performance.md."""
+    above = "Times of an emulated CPU, not of hardware:\n\n" if emulated(report) else ""
     rows = [HEADINGS, tuple("---" if i == 0 else "---:" for i in range(len(HEADINGS))), *map(cells, report.rows)]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return table + "\n\n" + "\n".join(f"- {line}" for line in legend(report)) + "\n"
+    return above + table + "\n\n" + "\n".join(f"- {line}" for line in legend(report)) + "\n"

@@ -48,7 +48,7 @@ def why_not() -> str:
 
 
 def _throughput(effort: Effort, *, ioeventfd: bool) -> Samples:
-    with _boot(ioeventfd=ioeventfd) as machine:
+    with _boot(effort.cpu, ioeventfd=ioeventfd) as machine:
         return interleaved(
             lambda: _storm(machine, effort, VCPUS).requests_per_s,
             lambda: NS_PER_S / lib.lk_bare_delay_ns(DELAY_NS, SLEEPS),
@@ -57,7 +57,7 @@ def _throughput(effort: Effort, *, ioeventfd: bool) -> Samples:
 
 
 def _blocked(effort: Effort, *, ioeventfd: bool) -> Samples:
-    with _boot(ioeventfd=ioeventfd) as machine, _boot(ioeventfd=True) as alone:
+    with _boot(effort.cpu, ioeventfd=ioeventfd) as machine, _boot(effort.cpu, ioeventfd=True) as alone:
         return interleaved(
             lambda: _storm(machine, effort, VCPUS).blocked_share * PERCENT,
             lambda: _storm(alone, effort, 1).blocked_share * PERCENT,
@@ -66,10 +66,10 @@ def _blocked(effort: Effort, *, ioeventfd: bool) -> Samples:
 
 
 @contextmanager
-def _boot(*, ioeventfd: bool) -> Iterator[labkit.Machine]:
+def _boot(cpu: str, *, ioeventfd: bool) -> Iterator[labkit.Machine]:
     """Each vCPU keeps to a CPU of its own, for two would now and then share one; the iothread goes where it likes."""
     cpus = sorted(os.sched_getaffinity(0))
-    with labkit.boot("blk", ioeventfd=ioeventfd, vcpus=VCPUS, delay_ns=DELAY_NS) as machine:
+    with labkit.boot("blk", cpu=cpu, ioeventfd=ioeventfd, vcpus=VCPUS, delay_ns=DELAY_NS) as machine:
         machine.guest.parked()  # so that each vCPU's thread is there, and has its name
         for vcpu in range(VCPUS):
             os.sched_setaffinity(thread_id(f"{machine.name}-vcpu{vcpu}"), {cpus[vcpu % len(cpus)]})

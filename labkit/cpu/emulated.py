@@ -145,6 +145,11 @@ class EmulatedVcpu:
             self._entry = entry
         lib.lk_vcpu_load(self.native, self._loads, len(self._loads))
 
+    @property
+    def entry_struct(self) -> Any:
+        """lk_entry of the last entry: what the bench's bare reset loads."""
+        return self._state
+
     def registers(self) -> dict[str, int]:
         """General registers, RIP and RFLAGS."""
         out = ffi.new("lk_registers *")

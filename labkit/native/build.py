@@ -27,10 +27,10 @@ extern "Python+C" void lk_python_exit(void *python, lk_vcpu *vcpu);
 """  # what C calls of Python
 SOURCES = (
     *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
-    *("kick", "host", "loop", "worker", "vcpu", "bench"),
+    *("kick", "host", "loop", "worker", "vcpu", "bench", "bare"),
 )
 EMULATED_SOURCES = (  # the emulated CPU; its library is looked for when it is used
-    *("unicorn", "emulated", "emulated_io", "emulated_cpu", "emulated_frame"),
+    *("unicorn", "emulated", "emulated_io", "emulated_cpu", "emulated_frame", "emulated_bare"),
     *("irqchip", "apic", "apic_timer", "ioapic", "pic"),
 )
 # The KVM back end is part of the core where the compiler takes KVM_PROBE, see `refused`.

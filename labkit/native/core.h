@@ -30,8 +30,8 @@
 #include "decl/vcpu.h"
 #include "decl/irqchip.h"
 #include "decl/emulated.h"
-#include "decl/kvm.h"
 #include "decl/bench.h"
+#include "decl/kvm.h"
 
 #define PIC_PINS 8 /* of each of the two */
 

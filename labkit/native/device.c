@@ -92,7 +92,9 @@ int lk_vector_raise(lk_device *device, unsigned vector)
         return IRQ_WAY_MASKED;
     }
     entry->pending = 0;
-    return write(entry->fd, &one, sizeof one) == sizeof one ? IRQ_WAY_MSIX : IRQ_WAY_NONE;
+    int sent = write(entry->fd, &one, sizeof one) == sizeof one;
+    __atomic_fetch_add(&device->machine->messages, (uint32_t)sent, __ATOMIC_RELEASE);
+    return sent ? IRQ_WAY_MSIX : IRQ_WAY_NONE;
 }
 
 /* INTx is a level: high while ISR is not zero, unless MSI-X is on or COMMAND forbids it. Called after each change of

@@ -200,11 +200,23 @@ static uint32_t part_of_turn(emulated_cpu *cpu, uint32_t left)
 
 /* -- everybody's turn ---------------------------------------------------------------------------------------------------- */
 
+/* Has an interrupt come, or was anything asked? Only devices outside the machine can send a message without being heard
+ * here: theirs wait for the end of the turn. */
+int emulated_has_news(const emulated_cpu *cpu)
+{
+    const lk_emulated *emulated = cpu->emulated;
+    const lk_vcpu_sync *sync = cpu->vcpu->sync;
+    return load_acquire(&emulated->machine->messages) != emulated->messages_seen ||
+           load_acquire(&emulated->lines) != emulated->lines_seen || load_relaxed(&sync->asked) != ASK_RUN ||
+           load_relaxed(&sync->resting) || load_acquire(&sync->load_count) || load_relaxed(&sync->dead);
+}
+
 /* Levels and messages that came since the last look; sleeps at most that long for one. */
 static void listen(lk_emulated *emulated, int timeout_ms)
 {
     struct epoll_event events[16];
     int count;
+    emulated->messages_seen = load_acquire(&emulated->machine->messages);
     do {
         count = epoll_wait(emulated->epoll_fd, events, 16, timeout_ms);
         for (int i = 0; i < count; i++) {
@@ -240,6 +252,8 @@ static turn take_turn(emulated_cpu *cpu, int *executed)
     while (next == RUNS && left && !cpu->parks && !halts(cpu)) {
         ran = 1;
         left -= part_of_turn(cpu, left);
+        if (!emulated_has_news(cpu))
+            continue;
         listen(cpu->emulated, 0);
         next = look(cpu);
     }

@@ -4,6 +4,7 @@
  *   emulated_io.c     what leaves the guest: ports, MMIO, ioeventfds
  *   emulated_cpu.c    registers: how a guest begins, what it is told of its CPU
  *   emulated_frame.c  interrupts and exceptions: the frame on the guest's stack
+ *   emulated_bare.c   floors of the bench: the library and next to nothing around it
  */
 #ifndef LABKIT_EMULATED_H
 #define LABKIT_EMULATED_H
@@ -30,6 +31,7 @@ typedef struct {
     int parks; /* its turn ended where the guest reads PORT_PARK, an instruction at at_port */
     uint64_t at_port;
     int interrupted; /* an interrupt waits for the guest to allow it */
+    unsigned since_short; /* instructions since one that could allow it, by its length */
     int halted, waits_for_sipi;
     uint64_t rip; /* as the CPU has it between two turns */
     uint64_t last; /* linear address of the instruction executed last */
@@ -40,6 +42,7 @@ typedef struct {
     uint64_t address, value;
     uint32_t length;
     int any, fd, id; /* any: of its values; fd is our own; id: which eventfd it is */
+    int blocks; /* a write to it may: at its limit, unless it is O_NONBLOCK */
 } ioeventfd;
 
 struct lk_emulated {
@@ -49,6 +52,7 @@ struct lk_emulated {
     emulated_cpu cpus[VCPUS_MAX];
     lk_irqchip *chip;
     int epoll_fd, wake_fd, woken;
+    uint32_t messages_seen; /* of the machine's */
     void *python; /* whom lk_python_exit calls back */
     uint64_t born_ns, executed, slept_ns; /* its clocks */
     uint32_t lines, lines_seen; /* levels: as set by whichever thread, as told to the chip */
@@ -62,12 +66,14 @@ struct lk_emulated {
 
 uint64_t emulated_timer_ns(const lk_emulated *emulated);
 uint64_t emulated_tsc(const lk_emulated *emulated);
+int emulated_has_news(const emulated_cpu *cpu); /* of what its thread looks at between two parts of a turn */
 
 int emulated_io_set_up(emulated_cpu *cpu); /* hooks; 0 or -errno */
 void emulated_hand_up(emulated_cpu *cpu); /* vcpu->exit, to Python */
 
 int emulated_cpu_set_up(emulated_cpu *cpu); /* 0 or -errno; guest memory is mapped after that */
 void emulated_cpu_free(emulated_cpu *cpu);
+void emulated_enter(emulated_cpu *cpu, const lk_entry *entry); /* its registers, and nothing else */
 int emulated_load(emulated_cpu *cpu); /* what lk_vcpu_load left; 0 or -errno */
 void emulated_start_up(emulated_cpu *cpu, uint8_t sipi_vector);
 void *emulated_linear(const emulated_cpu *cpu, uint64_t linear, uint64_t *in_page); /* NULL: nothing is mapped there */

@@ -136,7 +136,7 @@ void lk_emulated_registers(lk_emulated *emulated, unsigned index, lk_registers *
     out->rip = cpu->rip; /* a parked guest is where it reads the port, whatever the library has made of that */
 }
 
-static void begin(emulated_cpu *cpu, const lk_entry *entry)
+void emulated_enter(emulated_cpu *cpu, const lk_entry *entry)
 {
     const uint64_t *value = &entry->registers.rax;
     unicorn.context_restore(cpu->cpu, entry->long_mode ? cpu->long_mode : cpu->protected_mode);
@@ -144,8 +144,13 @@ static void begin(emulated_cpu *cpu, const lk_entry *entry)
         unicorn_write(cpu->cpu, NUMBER.X86_REG_CR3, entry->cr3);
     for (int i = 0; i < REGISTERS; i++)
         unicorn_write(cpu->cpu, general_registers()[i], value[i]);
-    unicorn_forget_code(cpu->cpu);
     cpu->rip = entry->registers.rip;
+}
+
+static void begin(emulated_cpu *cpu, const lk_entry *entry)
+{
+    emulated_enter(cpu, entry);
+    unicorn_forget_code(cpu->cpu);
     cpu->waits_for_sipi = entry->waits_for_sipi;
     cpu->halted = 0;
     cpu->exception = NO_EXCEPTION;

@@ -61,7 +61,9 @@ static int assign(lk_emulated *emulated, ioeventfd kick, int fd)
     kick.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* a reference of our own: who closes theirs still has it assigned */
     if (kick.fd < 0)
         return -errno;
-    emulated->kicks[emulated->kick_count++] = kick;
+    kick.blocks = !(fcntl(kick.fd, F_GETFL) & O_NONBLOCK);
+    emulated->kicks[emulated->kick_count] = kick;
+    store_release(&emulated->kick_count, emulated->kick_count + 1);
     return 0;
 }
 
@@ -73,7 +75,8 @@ static int deassign(lk_emulated *emulated, const ioeventfd *kick)
             one->any != kick->any || (!one->any && one->value != kick->value))
             continue;
         close(one->fd);
-        *one = emulated->kicks[--emulated->kick_count];
+        *one = emulated->kicks[emulated->kick_count - 1];
+        store_release(&emulated->kick_count, emulated->kick_count - 1);
         return 0;
     }
     return -ENOENT;
@@ -103,12 +106,12 @@ int lk_emulated_ioeventfd(lk_emulated *emulated, uint64_t address, uint32_t leng
 }
 
 /* An eventfd at its limit takes no more, and nobody waits for it. */
-static void signal_eventfd(int fd)
+static void signal_eventfd(const ioeventfd *kick)
 {
     const uint64_t one = 1;
-    struct pollfd room = {.fd = fd, .events = POLLOUT};
-    if (poll(&room, 1, 0) == 1 && room.revents & POLLOUT)
-        (void)!write(fd, &one, sizeof one);
+    struct pollfd room = {.fd = kick->fd, .events = POLLOUT};
+    if (!kick->blocks || (poll(&room, 1, 0) == 1 && room.revents & POLLOUT))
+        (void)!write(kick->fd, &one, sizeof one);
 }
 
 /* 1 if the write was a kick that an eventfd stands for: nothing else hears of it. */
@@ -116,10 +119,12 @@ static int signalled(emulated_cpu *cpu, uint16_t port, unsigned width, uint32_t 
 {
     lk_emulated *emulated = cpu->emulated;
     int found = 0;
+    if (!load_acquire(&emulated->kick_count))
+        return 0;
     pthread_mutex_lock(&emulated->mutex);
     for (unsigned i = 0; i < emulated->kick_count && !found; i++)
         if ((found = fits(&emulated->kicks[i], port, width, value)))
-            signal_eventfd(emulated->kicks[i].fd);
+            signal_eventfd(&emulated->kicks[i]);
     pthread_mutex_unlock(&emulated->mutex);
     cpu->counts.signal_kicks += (uint64_t)found;
     return found;
@@ -127,7 +132,7 @@ static int signalled(emulated_cpu *cpu, uint16_t port, unsigned width, uint32_t 
 
 /* -- ports ------------------------------------------------------------------------------------------------------------ */
 
-/* The access is over when this returns; the turn ends. */
+/* The access is over when this returns. The turn ends, unless the core served it and nothing else is to be done. */
 static void port_access(emulated_cpu *cpu, int write, uint32_t port, int width, uint32_t *value)
 {
     lk_exit *left = &cpu->vcpu->exit;
@@ -145,7 +150,9 @@ static void port_access(emulated_cpu *cpu, int write, uint32_t port, int width, 
                       .port = (uint16_t)port,
                       .count = 1,
                       .data = data};
-    if (!vcpu_served_port(cpu->vcpu, left))
+    if (vcpu_served_port(cpu->vcpu, left))
+        cpu->stopping = emulated_has_news(cpu);
+    else
         emulated_hand_up(cpu);
     memcpy(value, data, sizeof data);
 }
@@ -177,8 +184,12 @@ static void mmio_access(emulated_cpu *cpu, int write, uint64_t offset, unsigned 
     cpu->counts.mmio_exits++;
     cpu->stopping = 1;
     lk_irqchip_set_time(cpu->emulated->chip, emulated_timer_ns(cpu->emulated));
-    if (lk_irqchip_mmio(cpu->emulated->chip, (unsigned)cpu->vcpu->index, gpa, width, write, value))
+    if (lk_irqchip_mmio(cpu->emulated->chip, (unsigned)cpu->vcpu->index, gpa, width, write, value)) {
+        cpu->interrupted = lk_irqchip_pending(cpu->emulated->chip, (unsigned)cpu->vcpu->index);
+        cpu->since_short = 0;
+        cpu->stopping = emulated_has_news(cpu);
         return;
+    }
     cpu->vcpu->exit = (lk_exit){.kind = LEFT_MMIO,
                                 .write = (uint8_t)write,
                                 .width = (uint8_t)width,
@@ -204,20 +215,29 @@ static void mmio_write(uc_engine *engine, uint64_t offset, unsigned width, uint6
 
 /* -- instructions ------------------------------------------------------------------------------------------------------ */
 
+/* May the guest have allowed interrupts since the last look? STI, POPF and IRET are short, and the instruction after STI
+ * belongs to it. To ask the library for the flags before each instruction takes longer than the instruction. */
+static int may_be_allowed(const emulated_cpu *cpu)
+{
+    enum { STI_AND_NEXT = 2 };
+    return cpu->since_short < STI_AND_NEXT && emulated_may_interrupt(cpu);
+}
+
 /* Before each one. The fence stands for the barriers that the library leaves out of a guest with one CPU: here other
  * threads look at the guest's rings, and must see its stores in their order. */
 static void on_instruction(uc_engine *engine, uint64_t address, uint32_t bytes, void *user)
 {
+    enum { SHORT_BYTES = 2 };
     emulated_cpu *cpu = user;
-    (void)bytes;
     full_barrier();
-    if (cpu->stopping || !cpu->left || (cpu->interrupted && emulated_may_interrupt(cpu))) {
+    if (cpu->stopping || !cpu->left || (cpu->interrupted && may_be_allowed(cpu))) {
         cpu->stopping = 1;
         unicorn.emu_stop(engine);
         return;
     }
     cpu->left--;
     cpu->last = address;
+    cpu->since_short = bytes <= SHORT_BYTES ? 0 : cpu->since_short + 1;
 }
 
 static void raised(emulated_cpu *cpu, int exception)

@@ -16,6 +16,7 @@ struct lk_machine {
     lk_loop *loop; /* the iothread's; NULL: there is none */
     void (*set_line)(void *lines, int fd, unsigned pin, int high); /* where a level goes; NULL: nowhere */
     void *lines;
+    uint32_t messages; /* sent by the devices' vectors so far; for who need not ask the kernel whether one came */
 };
 
 lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity);
