@@ -6,6 +6,7 @@ All vCPUs are executed by one thread, in turns of QUANTUM instructions. Times of
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,8 @@ from labkit.errors import HostError
 from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
 
+HOLD_TIMEOUT_S = 10.0
+SLICE_MS = 20
 QUANTUM = 1000  # instructions of a turn
 TSC_KHZ = 1_000_000  # its TSC counts nanoseconds
 NOTHING_THERE = "no emulated CPU here: pip install 'labkit[emulated]'"
@@ -65,12 +68,15 @@ class Emulated:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """No vCPU executes anything meanwhile: what is changed, changes at once for all of them."""
-        lib.lk_emulated_hold(self._native, 1)
+        """No vCPU executes anything meanwhile: what changes, changes for all at once. HostError: it cannot be had."""
+        deadline = time.monotonic() + HOLD_TIMEOUT_S
+        while not lib.lk_emulated_hold(self._native, SLICE_MS):  # in slices: an interrupt of the cell gets through
+            if time.monotonic() > deadline:
+                raise HostError("an emulated CPU", errno.ETIMEDOUT, "its thread is busy: a device's handle()?")
         try:
             yield
         finally:
-            lib.lk_emulated_hold(self._native, 0)
+            lib.lk_emulated_let_go(self._native)
 
     @property
     def line_fd(self) -> int:

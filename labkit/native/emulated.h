@@ -1,6 +1,7 @@
 /* An emulated CPU: instructions by Unicorn, everything else by us. One thread executes all its vCPUs in turns.
  *
  *   emulated.c        whose turn is it, and when does the thread sleep?
+ *   emulated_turn.c   one turn: what was asked of it, instructions, what they left behind
  *   emulated_io.c     what leaves the guest: ports, MMIO, ioeventfds
  *   emulated_cpu.c    registers: how a guest begins, what it is told of its CPU
  *   emulated_frame.c  interrupts and exceptions: the frame on the guest's stack
@@ -66,7 +67,13 @@ struct lk_emulated {
 
 uint64_t emulated_timer_ns(const lk_emulated *emulated);
 uint64_t emulated_tsc(const lk_emulated *emulated);
+void emulated_wake(lk_emulated *emulated);
+void emulated_listen(lk_emulated *emulated, int timeout_ms);
+
+typedef enum { RUNS, RESTS, QUITS } turn;
+turn emulated_turn(emulated_cpu *cpu, int *executed);
 int emulated_has_news(const emulated_cpu *cpu); /* of what its thread looks at between two parts of a turn */
+const lk_vcpu_ops *emulated_ops(void);
 
 int emulated_io_set_up(emulated_cpu *cpu); /* hooks; 0 or -errno */
 void emulated_hand_up(emulated_cpu *cpu); /* vcpu->exit, to Python */

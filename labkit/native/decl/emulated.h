@@ -43,7 +43,8 @@ lk_emulated *lk_emulated_new(lk_machine *machine, unsigned vcpus, int full_irqch
 void lk_emulated_free(lk_emulated *emulated);
 lk_vcpu *lk_emulated_vcpu(lk_emulated *emulated, unsigned index);
 void lk_emulated_run(lk_emulated *emulated, void *python);
-void lk_emulated_hold(lk_emulated *emulated, int hold);
+int lk_emulated_hold(lk_emulated *emulated, int timeout_ms);
+void lk_emulated_let_go(lk_emulated *emulated);
 
 void lk_emulated_power_on(lk_emulated *emulated);
 void lk_emulated_registers(lk_emulated *emulated, unsigned index, lk_registers *out);
