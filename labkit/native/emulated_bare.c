@@ -8,6 +8,7 @@
 #include "emulated.h"
 #include <sys/epoll.h>
 
+#define HOLD_MS 5000 /* the machine is paused: its thread stands still at once */
 #define NUMBER unicorn.number
 #define PHYSICAL_BYTES (UINT64_C(1) << 40)
 #define HALT_MS 1000 /* a driver that is not interrupted within that time never is */
@@ -141,14 +142,16 @@ static int bare_run(lk_bare *bare, uint32_t command)
         return -EBADF;
     }
     /* A parked vCPU counts as stopped, but its thread may still be on its way out of the library. */
-    lk_emulated_hold(cpu->of->emulated, 1);
-    cpu->bare = bare;
-    cpu->command = command;
-    hand(cpu, cpu->of->cpu, cpu->cpu);
-    int failed = run_until_parked(cpu, &cpu->of->rip, halts_fd);
-    hand(cpu, cpu->cpu, cpu->of->cpu);
-    cpu->of->halted = 0;
-    lk_emulated_hold(cpu->of->emulated, 0);
+    int failed = lk_emulated_hold(cpu->of->emulated, HOLD_MS) ? 0 : -EBUSY;
+    if (!failed) {
+        cpu->bare = bare;
+        cpu->command = command;
+        hand(cpu, cpu->of->cpu, cpu->cpu);
+        failed = run_until_parked(cpu, &cpu->of->rip, halts_fd);
+        hand(cpu, cpu->cpu, cpu->of->cpu);
+        cpu->of->halted = 0;
+        lk_emulated_let_go(cpu->of->emulated);
+    }
     close(halts_fd);
     return failed;
 }
@@ -165,7 +168,8 @@ uint64_t lk_emulated_bare_reset_ns(lk_bare_cpu *cpu, const lk_entry *entry, unsi
 {
     lk_bare nothing = {.eventfd = -1};
     int failed = 0;
-    lk_emulated_hold(cpu->of->emulated, 1);
+    if (!lk_emulated_hold(cpu->of->emulated, HOLD_MS))
+        return 0;
     cpu->bare = &nothing;
     emulated_enter(&cpu->self, entry);
     unicorn.context_save(cpu->cpu, cpu->context);
@@ -178,7 +182,7 @@ uint64_t lk_emulated_bare_reset_ns(lk_bare_cpu *cpu, const lk_entry *entry, unsi
     }
     uint64_t spent = bare_now_ns() - start;
     hand(cpu, cpu->cpu, cpu->of->cpu);
-    lk_emulated_hold(cpu->of->emulated, 0);
+    lk_emulated_let_go(cpu->of->emulated);
     return failed ? 0 : spent / times;
 }
 
