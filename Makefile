@@ -73,7 +73,7 @@ NO_BROWSER = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,--no-browser)
 # -- checks -----------------------------------------------------------------------------------------------------------
 # Every part runs even if one before it failed; pytest's summary comes last and the exit status tells of all of them.
 # The notebooks run once on each CPU back end that is here, or on the one that $LABKIT_CPU names.
-BACK_ENDS = cd tests && ../$(BIN)/python -c "import conftest; print(*conftest.back_ends())"
+BACK_ENDS = cd tests && ../$(BIN)/python -c "import backends; print(*backends.back_ends())"
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tools/nbval.cfg --timeout=120
 test: install  ## every check: lint, types, unit and guest tests, notebooks
 	@failed=; \

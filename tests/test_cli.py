@@ -197,7 +197,7 @@ def test_bench_as_json_and_as_markdown() -> None:
     assert {"cpu", "rows"} <= told.keys()
     assert {"row", "value", "unit", "floor", "ratio", "peer"} <= told["rows"][0].keys()
     table = run("bench", "--quick", "--rows", "event", "--markdown").stdout
-    assert table.startswith("| row |") and "| event |" in table
+    assert "| row |" in table and "| event |" in table
     assert "event" in run("bench", "--quick", "--rows", "event").stdout
 
 

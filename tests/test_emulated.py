@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backends import KVM_DEVICE
 from kernels import assemble
 
 import labkit
@@ -20,8 +21,6 @@ from labkit.cpu import CHOSEN_BY, emulated, kvm
 from labkit.doctor import EMULATED_NS, probe_instruction_ns
 from labkit.native import ffi, lib
 from labkit.trace.events import Event
-
-KVM_DEVICE = Path(kvm.DEVICE)
 
 Boot = Callable[..., Machine]
 
