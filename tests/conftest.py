@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import labkit
-from labkit.cpu import CHOSEN_BY
+from labkit.cpu import CHOSEN_BY, emulated
 from labkit.native import WHERE
 
 sys.path.append(str(Path(__file__).parent))  # helpers such as rings.py are imported by their own name
 
-from backends import back_ends, why_no_kvm, why_not_emulated  # noqa: E402 - found by that
+from backends import back_ends, why_no_kvm, why_not_emulated
 
 MACHINE_THREAD = re.compile(r"vm\d+-")
 OURS_IN_MAPS = ("memfd:labkit", "anon_inode:kvm")  # guest memory and RAM disks, run pages of vCPUs
