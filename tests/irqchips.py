@@ -267,3 +267,53 @@ def send(word: int, destination: int = 0) -> list[Word]:
 def message(vector: int, destination: int = 0, *, logical: bool = False, to_one: bool = False) -> Word:
     """A device sends one; `vector` is the whole data."""
     return MESSAGE, LAPIC | destination << 12 | logical << 2 | to_one << 3, vector
+
+
+# -- what the tests of rules have in common --------------------------------------------------------------------------
+
+VECTOR = 0x45
+PINS = NUMBERS["IOAPIC_PINS"]
+PIN = 16
+BASE = {MASTER: 0x30, SLAVE: 0x38}  # vector of line 0
+
+
+def enabled(vcpus: int = 1, *, full: bool = True) -> Emulated:
+    """Controllers whose local APICs are enabled; bit n of a logical destination is vCPU n."""
+    chip = Emulated(vcpus, full=full)
+    for vcpu in range(vcpus):
+        chip.say(vcpu, store(SVR, ENABLED), store(LDR, 1 << 24 + vcpu))
+    return chip
+
+
+def take(chip: Emulated, vcpu: int = 0) -> int:
+    """The vector that a vCPU takes."""
+    return chip.say(vcpu, TAKEN)[0]
+
+
+def takers(chip: Emulated, vcpus: int) -> list[int]:
+    """Who has something to take; it is taken and ended."""
+    return [vcpu for vcpu in range(vcpus) if chip.say(vcpu, TAKEN, store(EOI, 0))[0] != NOTHING]
+
+
+def events(chip: Emulated, vcpu: int = 0) -> list[int]:
+    """What else was sent to a vCPU, in the order in which it is taken."""
+    sipi = ffi.new("uint8_t *")
+    return list(iter(lambda: lib.lk_irqchip_take_event(chip.native, vcpu, sipi), lib.SENT_NOTHING))
+
+
+def line(level: int, pin: int = PIN) -> Word:
+    """The board drives a line."""
+    return LINE, pin, level
+
+
+def pics(*, icw4: int = 1) -> Emulated:
+    """Initialized PICs with all lines open, ahead of a local APIC as after power-on."""
+    chip = Emulated()
+    for pic, base in BASE.items():
+        chip.say(0, *((OUT, pic + (n > 0), value) for n, value in enumerate((0x11, base, 4, icw4, 0))))
+    return chip
+
+
+def out(port: int, value: int) -> Word:
+    """A vCPU writes a port."""
+    return OUT, port, value

@@ -32,8 +32,8 @@ from irqchips import (
     NOTHING,
     OUT,
     PERIODIC,
+    PINS,
     PPR,
-    REMOTE_IRR,
     SLAVE,
     STARTUP,
     SVR,
@@ -45,48 +45,29 @@ from irqchips import (
     TO_OTHERS,
     TO_SELF,
     TPR,
+    VECTOR,
     VERSION,
     Emulated,
     Word,
+    enabled,
+    events,
+    line,
     load,
     message,
+    pics,
     read_entry,
     read_ioapic,
     send,
     store,
+    take,
+    takers,
     write_entry,
 )
 
 from labkit.abi import NUMBERS
 from labkit.native import ffi, lib
 
-VECTOR = 0x45
 NO_TIMER = lib.NO_TIMER
-PINS = NUMBERS["IOAPIC_PINS"]
-
-
-def enabled(vcpus: int = 1, *, full: bool = True) -> Emulated:
-    """Controllers whose local APICs are enabled; bit n of a logical destination is vCPU n."""
-    chip = Emulated(vcpus, full=full)
-    for vcpu in range(vcpus):
-        chip.say(vcpu, store(SVR, ENABLED), store(LDR, 1 << 24 + vcpu))
-    return chip
-
-
-def take(chip: Emulated, vcpu: int = 0) -> int:
-    """The vector that a vCPU takes."""
-    return chip.say(vcpu, TAKEN)[0]
-
-
-def takers(chip: Emulated, vcpus: int) -> list[int]:
-    """Who has something to take; it is taken and ended."""
-    return [vcpu for vcpu in range(vcpus) if chip.say(vcpu, TAKEN, store(EOI, 0))[0] != NOTHING]
-
-
-def events(chip: Emulated, vcpu: int = 0) -> list[int]:
-    """What else was sent to a vCPU, in the order in which it is taken."""
-    sipi = ffi.new("uint8_t *")
-    return list(iter(lambda: lib.lk_irqchip_take_event(chip.native, vcpu, sipi), lib.SENT_NOTHING))
 
 
 # -- local APIC --------------------------------------------------------------------------------------------------------
@@ -314,197 +295,6 @@ def test_a_count_of_zero_stops_the_timer() -> None:
     chip = enabled()
     chip.say(0, *timer(1000, mode=PERIODIC), store(TIMER_INITIAL, 0))
     assert (lib.lk_irqchip_next_timer(chip.native), at(chip, 10**9)) == (NO_TIMER, NOTHING)
-
-
-# -- I/O APIC ----------------------------------------------------------------------------------------------------------
-
-PIN = 16
-
-
-def line(level: int, pin: int = PIN) -> Word:
-    """The board drives a line."""
-    return LINE, pin, level
-
-
-def test_an_edge_interrupts_once() -> None:
-    """As often as the line rises."""
-    chip = enabled()
-    chip.say(0, *write_entry(PIN, VECTOR), line(1), line(1), TAKEN, store(EOI, 0))
-    assert take(chip) == NOTHING
-    chip.say(0, line(0), line(1))
-    assert take(chip) == VECTOR
-
-
-def test_an_edge_that_finds_its_pin_masked_is_lost() -> None:
-    """Unmasking brings it not back."""
-    chip = enabled()
-    chip.say(0, *write_entry(PIN, VECTOR | MASKED), line(1), *write_entry(PIN, VECTOR))
-    assert take(chip) == NOTHING
-
-
-def test_a_level_interrupts_until_the_line_is_low() -> None:
-    """Again at each end of interrupt that finds it high; Remote IRR is set between delivery and end."""
-    chip = enabled()
-    chip.say(0, *write_entry(PIN, VECTOR | LEVEL), line(1))
-    for _ in range(3):
-        assert chip.say(0, TAKEN, TAKEN, *read_entry(PIN))[::3] == [VECTOR, VECTOR | LEVEL | REMOTE_IRR]
-        chip.say(0, store(EOI, 0))
-    chip.say(0, TAKEN, line(0), store(EOI, 0))
-    assert (take(chip), chip.say(0, *read_entry(PIN))[1]) == (NOTHING, VECTOR | LEVEL)
-
-
-def test_a_level_waits_behind_its_mask() -> None:
-    """Unmasked, it interrupts if it is high still."""
-    chip = enabled()
-    chip.say(0, *write_entry(PIN, VECTOR | LEVEL | MASKED), line(1))
-    assert take(chip) == NOTHING
-    chip.say(0, *write_entry(PIN, VECTOR | LEVEL))
-    assert take(chip) == VECTOR
-
-
-def test_a_level_that_nobody_took_waits_for_no_end() -> None:
-    """The local APIC was disabled: Remote IRR is clear, and the next look at the line delivers."""
-    chip = enabled()
-    chip.say(0, store(SVR, 0xFF), *write_entry(PIN, VECTOR | LEVEL), line(1))
-    assert chip.say(0, *read_entry(PIN))[1] == VECTOR | LEVEL
-    chip.say(0, store(SVR, ENABLED), line(1))
-    assert take(chip) == VECTOR
-
-
-def test_an_entry_made_an_edge_waits_for_no_end() -> None:
-    """Remote IRR goes with the level."""
-    chip = enabled()
-    chip.say(0, *write_entry(PIN, VECTOR | LEVEL), line(1), *write_entry(PIN, VECTOR))
-    assert chip.say(0, *read_entry(PIN))[1] == VECTOR
-
-
-def test_the_end_of_a_message_ends_no_level() -> None:
-    """Even of the same vector: it came as an edge, and the level is another vCPU's to end."""
-    chip = enabled(2)
-    chip.say(0, *write_entry(PIN, VECTOR | LEVEL, 1), line(1), line(0), message(VECTOR), TAKEN, store(EOI, 0))
-    assert chip.say(0, *read_entry(PIN))[1] == VECTOR | LEVEL | REMOTE_IRR
-    chip.say(1, TAKEN, store(EOI, 0))
-    assert chip.say(0, *read_entry(PIN))[1] == VECTOR | LEVEL
-
-
-def test_the_split_chip_has_local_apics_alone() -> None:
-    """No I/O APIC and no PIC answers, and lines lead nowhere."""
-    chip = enabled(full=False)
-    wide, narrow = ffi.new("uint64_t *"), ffi.new("uint32_t *")
-    assert not lib.lk_irqchip_mmio(chip.native, 0, IOAPIC, 4, 0, wide)
-    assert not any(lib.lk_irqchip_port(chip.native, port, 1, 0, narrow) for port in (MASTER, SLAVE, ELCR))
-    chip.say(0, line(1), line(1, 3), message(VECTOR))
-    assert (take(chip), take(chip)) == (VECTOR, NOTHING)
-
-
-# -- the two PICs ------------------------------------------------------------------------------------------------------
-
-READ_ISR, POLL, END, AUTO_END = 0x0B, 0x0C, 0x20, 0x02
-BASE = {MASTER: 0x30, SLAVE: 0x38}
-
-
-def pics(*, icw4: int = 1) -> Emulated:
-    """Initialized PICs with all lines open, ahead of a local APIC as after power-on."""
-    chip = Emulated()
-    for pic, base in BASE.items():
-        chip.say(0, *((OUT, pic + (n > 0), value) for n, value in enumerate((0x11, base, 4, icw4, 0))))
-    return chip
-
-
-def out(port: int, value: int) -> Word:
-    """A vCPU writes a port."""
-    return OUT, port, value
-
-
-def test_the_lower_line_is_taken_first_and_holds_back_the_others() -> None:
-    """Until its end; a lower one comes through."""
-    chip = pics()
-    chip.say(0, line(1, 4), line(1, 3), line(1, 5))
-    assert (take(chip), take(chip)) == (BASE[MASTER] + 3, NOTHING)
-    chip.say(0, line(1, 1))
-    assert (take(chip), take(chip)) == (BASE[MASTER] + 1, NOTHING)
-    assert chip.say(0, out(MASTER, READ_ISR), (IN, MASTER, 0))[1] == 0b1010
-    chip.say(0, out(MASTER, END), out(MASTER, END))
-    assert take(chip) == BASE[MASTER] + 4
-
-
-def test_the_second_pic_asks_through_the_first() -> None:
-    """Its vector comes, and both have something to end."""
-    chip = pics()
-    chip.say(0, line(1, 11))
-    assert (take(chip), take(chip)) == (BASE[SLAVE] + 3, NOTHING)
-    chip.say(0, line(1, 3))
-    assert take(chip) == NOTHING
-    chip.say(0, out(SLAVE, END), out(MASTER, END))
-    assert take(chip) == BASE[MASTER] + 3
-
-
-def test_a_second_pic_that_has_nothing_any_more_answers_7() -> None:
-    """A level that went before the vCPU asked: nothing is in service there."""
-    chip = pics()
-    chip.say(0, out(ELCR + 1, 0x08), line(1, 11), line(0, 11))
-    assert take(chip) == BASE[SLAVE] + 7
-    assert chip.say(0, out(SLAVE, READ_ISR), (IN, SLAVE, 0))[1] == 0
-
-
-def test_a_level_stays_until_it_is_low() -> None:
-    """As ELCR says; an edge is taken once."""
-    chip = pics()
-    chip.say(0, out(ELCR, 0x20), line(1, 5), line(1, 3))
-    taken = [chip.say(0, TAKEN, out(MASTER, END))[0] - BASE[MASTER] for _ in range(3)]
-    assert taken == [3, 5, 5]
-    chip.say(0, line(0, 5))
-    assert take(chip) == NOTHING
-
-
-def test_lines_of_the_board_that_are_never_levels() -> None:
-    """Clock, keyboard, cascade, real-time clock and coprocessor."""
-    assert pics().say(0, out(ELCR, 0xFF), out(ELCR + 1, 0xFF), (IN, ELCR, 0), (IN, ELCR + 1, 0))[2:] == [0xF8, 0xDE]
-
-
-def test_rotation_puts_the_served_line_last() -> None:
-    """With an end that rotates, and by name."""
-    chip = pics()
-    chip.say(0, line(1, 3), TAKEN, out(MASTER, 0xA0), line(0, 3), line(1, 3), line(1, 4))
-    assert chip.say(0, TAKEN, out(MASTER, 0x64), TAKEN)[::2] == [BASE[MASTER] + 4, BASE[MASTER] + 3]
-    chip.say(0, out(MASTER, 0xC0 | 5), line(1, 5), line(1, 6))
-    assert take(chip) == BASE[MASTER] + 6
-
-
-def test_automatic_end_leaves_nothing_in_service() -> None:
-    """The next one can be taken at once, and with rotation the line goes last."""
-    chip = pics(icw4=1 | AUTO_END)
-    chip.say(0, out(MASTER, 0x80), line(1, 3), line(1, 4))
-    assert (take(chip), take(chip)) == (BASE[MASTER] + 3, BASE[MASTER] + 4)
-    chip.say(0, *(line(level, pin) for pin in (3, 6) for level in (0, 1)))
-    assert take(chip) == BASE[MASTER] + 6
-
-
-def test_a_poll_tells_the_line_and_takes_it_away() -> None:
-    """Without one it is 7, and bit 7 is clear."""
-    chip = pics()
-    polled = [out(MASTER, POLL), (IN, MASTER, 0)]
-    assert chip.say(0, line(1, 4), *polled, *polled)[2::2] == [0x84, 0x07]
-    assert take(chip) == NOTHING
-
-
-@pytest.mark.parametrize("lint0", [MASKED | EXTINT, VECTOR, NMI])
-def test_the_pics_are_heard_only_where_lint0_is_theirs(lint0: int) -> None:
-    """Another delivery mode or a mask keeps them out; the local APIC's own interrupts come all the same."""
-    chip = pics()
-    chip.say(0, store(SVR, ENABLED), store(LINT0, lint0), line(1, 3))
-    assert take(chip) == NOTHING
-    chip.say(0, message(VECTOR))
-    assert take(chip) == VECTOR
-    chip.say(0, store(LINT0, EXTINT))
-    assert take(chip) == BASE[MASTER] + 3
-
-
-def test_no_device_is_at_the_line_of_the_cascade() -> None:
-    """Pin 2 leads to the I/O APIC alone."""
-    chip = pics()
-    chip.say(0, store(SVR, ENABLED), *write_entry(2, VECTOR), line(1, 2))
-    assert (take(chip), take(chip)) == (VECTOR, NOTHING)
 
 
 # -- what does not exist -----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pausing import storm_while_paused
 
 import labkit
 from labkit import GuestCrash, GuestError, Machine, UsageError
-from labkit.abi import SECTOR_BYTES, BlkStatus, Command, Fault, Status
+from labkit.abi import SECTOR_BYTES, BlkStatus, Fault, Status
 
 Boot = Callable[..., Machine]
 
@@ -226,23 +226,6 @@ def test_the_interpreter_ends_with_machines_open() -> None:
 
 
 # -- hostile guests, interrupted cells --------------------------------------------------------------------------------
-
-
-def test_a_crash_that_a_reset_has_overtaken_is_over(boot: Boot) -> None:
-    """The guest crashes while a reset waits for its turn: the machine that comes out of the reset runs."""
-    vm = boot("blk")
-    board = vm._board
-
-    def reset_when_it_has_crashed() -> None:
-        vm.guest._post(Command.FAULT, (Fault.TRIPLE,), 0)
-        while board.crash is None or not vm.trace.events("crash"):
-            os.sched_yield()
-        board.reset()
-
-    board.owner.call(reset_when_it_has_crashed)
-    board.owner.call(lambda: None)  # what the crash had asked of the owner is done by now
-    assert (vm.state, vm.crash) == ("running", None)
-    assert vm.guest.read(0).startswith(b"labkit")
 
 
 def test_a_triple_fault_says_where(boot: Boot) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from labkit import GuestError, Machine
-from labkit.abi import PORT_CONSOLE, Command
+from labkit.abi import PORT_CONSOLE, Command, Fault
 from labkit.cpu.entry import lab_entry
 from labkit.cpu.kvm import Kvm, KvmVcpu
 from labkit.loader import lab_guest
@@ -87,4 +88,21 @@ def test_state_that_cannot_be_loaded_is_one_crash(boot: Boot, cpu: str) -> None:
     board.owner.call(lambda: None)
     assert len(vm.trace.events("crash")) == 1
     vm.reset()
+    assert vm.guest.read(0).startswith(b"labkit")
+
+
+def test_a_crash_that_a_reset_has_overtaken_is_over(boot: Boot) -> None:
+    """The guest crashes while a reset waits for its turn: the machine that comes out of the reset runs."""
+    vm = boot("blk")
+    board = vm._board
+
+    def reset_when_it_has_crashed() -> None:
+        vm.guest._post(Command.FAULT, (Fault.TRIPLE,), 0)
+        while board.crash is None or not vm.trace.events("crash"):
+            os.sched_yield()
+        board.reset()
+
+    board.owner.call(reset_when_it_has_crashed)
+    board.owner.call(lambda: None)  # what the crash had asked of the owner is done by now
+    assert (vm.state, vm.crash) == ("running", None)
     assert vm.guest.read(0).startswith(b"labkit")
