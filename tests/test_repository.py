@@ -124,7 +124,9 @@ def test_numbers_are_plain_literals() -> None:
 
 # -- imports go one way ------------------------------------------------------------------------------------------------
 
-LEAVES = frozenset({"abi", "errors", "installation", "views", "trace.events", "trace.fields", "trace.recorded"})
+LEAVES = frozenset(
+    {"abi", "errors", "installation", "state", "views", "trace.events", "trace.fields", "trace.recorded"}
+)
 PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.feed", "trace.gates", "cpu", "pc", "pc.firmware", "virtio", "virtio.looks"),
     *("loader", "owner", "runstate", "threads"),
@@ -137,6 +139,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "abi": frozenset(),
     "errors": frozenset(),
     "installation": frozenset({"errors"}),
+    "state": frozenset({"errors"}),
     "views": frozenset(),
     "trace.events": frozenset({"abi"}),
     "trace.fields": frozenset({"abi", "trace.events"}),

@@ -11,6 +11,7 @@ from labkit.abi import NUMBERS
 from labkit.native import lib
 from labkit.pc.bus import ALL_ONES
 from labkit.pc.pci import PciFunction
+from labkit.state import Bytes, Number, Shape, State, checked
 
 CAP = NUMBERS["MSIX_CAP_OFFSET"]
 CONTROL = CAP + NUMBERS["MSIX_CONTROL"]
@@ -77,6 +78,26 @@ class Msix:
         for vector in range(self.count):
             self._device.vectors[vector].pending = 0
 
+    @property
+    def shape(self) -> Shape:
+        """Of its state."""
+        return {"table": Bytes(len(self._table)), "pending": Number((1 << self.count) - 1)}
+
+    def save(self) -> State:
+        """The table, and a bit for each vector that waits behind its mask. The control word is config space."""
+        return {"table": bytes(self._table), "pending": self._pending()}
+
+    def load(self, state: State) -> None:
+        """The same, after config space was loaded: masks and routes take effect, and what may be delivered is."""
+        found = checked("MSI-X", self.shape, state)
+        self._table[:] = found["table"]
+        for vector in range(self.count):
+            self._device.vectors[vector].pending = found["pending"] >> vector & 1
+        self.control_written()
+
+    def _pending(self) -> int:
+        return int(sum(self._device.vectors[vector].pending << vector for vector in range(self.count)))
+
     def control_written(self) -> None:
         """The guest wrote the control word: enable and mask-all take effect, and INTx gives way to MSI-X."""
         control = self._function.get(CONTROL, 2)
@@ -90,8 +111,7 @@ class Msix:
         if offset + width <= len(self._table):
             return int.from_bytes(self._table[offset : offset + width], "little")
         if PBA <= offset < PBA + 8:
-            pending = sum(self._device.vectors[vector].pending << vector for vector in range(self.count))
-            return int(pending) >> 8 * (offset - PBA)
+            return self._pending() >> 8 * (offset - PBA)
         return 0
 
     def write(self, offset: int, width: int, value: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from labkit.abi import NUMBERS, PORT_PCI_ADDRESS, PORT_PCI_DATA, PciCommand
 from labkit.errors import UsageError
 from labkit.pc.bus import ALL_ONES, Bus, Handler
+from labkit.state import U32, Bytes, Shape, State, checked
 
 CONFIG_BYTES = NUMBERS["PCI_CONFIG_BYTES"]
 CONFIG_ENABLE = NUMBERS["PCI_CONFIG_ENABLE"]
@@ -76,6 +77,21 @@ class PciFunction:
     def reset(self) -> None:
         """Config space as the firmware left it."""
         self.config[:] = self._power_on
+        self.map_bars()
+
+    SHAPE: ClassVar[Shape] = {"config": Bytes(CONFIG_BYTES)}
+
+    def save(self) -> State:
+        """Config space; where the BARs are follows from it."""
+        return {"config": bytes(self.config)}
+
+    def load(self, state: State) -> None:
+        """Config space as it was saved. UsageError, and nothing changes: it is another device's."""
+        config = checked("PCI", PciFunction.SHAPE, state)["config"]
+        odd = [at for at in range(CONFIG_BYTES) if (config[at] ^ self.config[at]) & ~self.writable[at] & 0xFF]
+        if odd:
+            raise UsageError(f"saved state: PCI config at {odd[0]:#x} is of another device")
+        self.config[:] = config
         self.map_bars()
 
     @property
@@ -157,6 +173,16 @@ class PciBus:
     def reset(self) -> None:
         """Forget the selected address."""
         self._address = 0
+
+    SHAPE: ClassVar[Shape] = {"address": U32}
+
+    def save(self) -> State:
+        """The selected address."""
+        return {"address": self._address}
+
+    def load(self, state: State) -> None:
+        """The same. UsageError: it is none."""
+        self._address = checked("PCI bus", PciBus.SHAPE, state)["address"]
 
     def _register(self, offset: int) -> int:
         return (self._address & 0xFC) + (offset & 3)

@@ -55,11 +55,12 @@ The tables below say which steps follow which cause; the engine below them only 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from labkit.abi import QUEUE_MAX, Feature, Register, Status
 from labkit.errors import HostError, UsageError
 from labkit.native import lib
+from labkit.state import FLAG, Shape, State, checked
 from labkit.trace.events import Cause, Flag, Kind, Owner
 from labkit.trace.feed import Feed
 from labkit.virtio.faults import Faults
@@ -362,6 +363,21 @@ class HostNotifiers:
         if self._follows_bar and not self._transport.decoded:
             return None
         return self._transport.notify_base + Register.QUEUE_NOTIFY
+
+    # -- saved and loaded ----------------------------------------------------------------------------------------------
+
+    SHAPE: ClassVar[Shape] = dict.fromkeys(("ioeventfd", "turned_off", "bus_master_bug", "kicked"), FLAG)
+
+    def save(self) -> State:
+        """What a start would depend on. Not whether they are started: that follows from the run state (R10)."""
+        return {name: int(getattr(self, name)) for name in self.SHAPE}
+
+    def load(self, state: State) -> None:
+        """The same, while they are stopped. UsageError: it is none."""
+        assert not self.started, "they are stopped first (R10)"
+        for name, value in checked("notifiers", self.SHAPE, state).items():
+            setattr(self, name, bool(value))
+        self._look_for_kicks()
 
     # -- backends: R9 --------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from labkit.abi import (
     Register,
     Status,
 )
+from labkit.errors import UsageError
 from labkit.memory import GuestMemory
 from labkit.native import lib
 from labkit.pc.bus import ALL_ONES, Bus
@@ -27,8 +28,10 @@ from labkit.pc.msix import BAR_BYTES as MSIX_BAR_BYTES
 from labkit.pc.msix import CONTROL as MSIX_CONTROL
 from labkit.pc.msix import Msix
 from labkit.pc.pci import COMMAND, Bar, PciFunction
+from labkit.state import U8, U16, Shape, State, checked
 from labkit.trace.events import Cause, Flag, Kind
 from labkit.trace.feed import Feed
+from labkit.virtio import saved
 from labkit.virtio.backends.worker import Worker
 from labkit.virtio.devices.base import Device
 from labkit.virtio.faults import Faults
@@ -274,6 +277,66 @@ class Proxy(PciFunction, ProxyLook):
         """The firmware has assigned the BARs: the feed hears of a device at power-on."""
         self._told_command = int(self.command)
         self.feed.emit(Kind.PLUG, -1, 1, self.flags, self._told_command)
+
+    # -- saved and loaded ----------------------------------------------------------------------------------------------
+
+    @property
+    def _shape(self) -> Shape:
+        own: Shape = {"status": U8, "queue_sel": U16, "config_vector": U16}
+        virtio = saved.shape(len(self.queues))
+        parts: Shape = {"pci": PciFunction.SHAPE, "msix": self.msix.shape, "notifiers": HostNotifiers.SHAPE}
+        return {**own, **parts, "virtio": virtio, "model": self.model.state_shape()}
+
+    def save_device(self) -> State:
+        """The whole device, at rest and under the big lock. UsageError: its own code holds chains of the guest's."""
+        self.read_config(PCI_STATUS, 2)
+        return {
+            "status": self.status,
+            "queue_sel": self.queue_sel,
+            "config_vector": self.config_vector,
+            "pci": {"config": self._without_interrupt(bytes(self.config))},
+            "msix": self.msix.save(),
+            "notifiers": self.notifiers.save(),
+            "virtio": saved.save(self.device, len(self.queues)),
+            "model": self.model.save_state(),
+        }
+
+    def load_device(self, state: State) -> None:
+        """The same, into a machine that is paused, under the big lock. UsageError: nothing has changed.
+
+        R10 does the rest when the machine goes on: START if DRIVER_OK is set, and with it one kick for each queue.
+        """
+        found = checked("device", self._shape, state)
+        self.config[:] = self._without_interrupt(bytes(self.config))
+        self._check_fits(found)
+        self.model.load_state(found["model"])
+        self.reset_virtio()
+        PciFunction.load(self, found["pci"])
+        self.queue_sel, self.config_vector = found["queue_sel"], found["config_vector"]
+        saved.load(self.device, len(self.queues), self.msix.count, self.host_features, found["virtio"])
+        self.msix.load(found["msix"])
+        self.status = found["status"]
+        self.notifiers.load(found["notifiers"])
+        self._heed_command()
+        self._intx_follows_command()
+
+    def _check_fits(self, found: State) -> None:
+        """Whatever the parts would refuse, before any of them is loaded."""
+        vectors = [found["config_vector"], *(queue["vector"] for queue in found["virtio"]["queues"])]
+        wrong = [vector for vector in vectors if vector >= self.msix.count and vector != NO_VECTOR]
+        if wrong or found["queue_sel"] >= self.notifiers.rules.queue_indices:
+            raise UsageError("saved state: it names a vector or a queue that the device has not")
+        if found["virtio"]["guest_features"] & ~self.host_features:
+            raise UsageError("saved state: it has features that the device does not offer")
+        config = found["pci"]["config"]
+        if any((new ^ old) & ~may & 0xFF for new, old, may in zip(config, self.config, self.writable, strict=True)):
+            raise UsageError("saved state: its PCI config space is another device's")
+
+    @staticmethod
+    def _without_interrupt(config: bytes) -> bytes:
+        """STATUS says whether INTx is wanted when it is read; it is no state."""
+        status = int.from_bytes(config[PCI_STATUS : PCI_STATUS + 2], "little") & ~STATUS_INTERRUPT
+        return config[:PCI_STATUS] + status.to_bytes(2, "little") + config[PCI_STATUS + 2 :]
 
     def close(self) -> None:
         """R11; then the vectors."""

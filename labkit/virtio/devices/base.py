@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from labkit.abi import NUMBERS, VIRTIO_VENDOR, Feature
 from labkit.errors import UsageError
 from labkit.native import lib
+from labkit.state import Shape, State
 
 if TYPE_CHECKING:
     from labkit.virtio.devices.chain import DeviceQueue
@@ -107,6 +108,17 @@ class Device:
     def resize(self, native: Any, size_bytes: int) -> None:
         """Another capacity. UsageError: the device has none."""
         raise UsageError(f"a virtio-{self.name} has no disk to resize")
+
+    def state_shape(self) -> Shape:
+        """What a saved state holds of the device beyond its queues; nothing unless it says so."""
+        return {}
+
+    def save_state(self) -> State:
+        """A state of that shape."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """What `save_state` gave; it has been checked against the shape."""
 
     def pci_header(self) -> dict[str, tuple[int, int]]:
         """Config space identity: name in abi.h -> (value, bytes)."""

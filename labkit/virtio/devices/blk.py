@@ -6,7 +6,9 @@ import struct
 from typing import Any
 
 from labkit.abi import NUMBERS, SECTOR_BYTES, BlkFeature
+from labkit.errors import UsageError
 from labkit.native import lib
+from labkit.state import U64, Shape, State
 from labkit.virtio.backends.image import Image
 from labkit.virtio.devices.base import Device
 
@@ -49,6 +51,19 @@ class Blk(Device):
         native.blk.writable = self.image.writable
         native.blk.id = self.image.identity
         native.blk.delay_ns = self.image.delay_ns
+
+    def state_shape(self) -> Shape:
+        """How large the guest knows the disk to be."""
+        return {"sectors": U64}
+
+    def save_state(self) -> State:
+        """The same; not what is on it."""
+        return {"sectors": self.image.sectors}
+
+    def load_state(self, state: State) -> None:
+        """UsageError: the disk has another size now."""
+        if state["sectors"] != self.image.sectors:
+            raise UsageError(f"saved state: its disk has {state['sectors']} sectors, this one {self.image.sectors}")
 
     def remark(self) -> str:
         """A slow disk says so."""

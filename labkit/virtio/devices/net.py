@@ -10,6 +10,7 @@ from labkit import views
 from labkit.abi import NUMBERS, NetFeature
 from labkit.errors import UsageError
 from labkit.native import ffi, lib
+from labkit.state import FLAG, Bytes, Shape, State
 from labkit.trace.events import Frame
 from labkit.virtio.backends.cable import Cable
 from labkit.virtio.backends.pcap import FILE_HEADER, Capture
@@ -85,6 +86,21 @@ class Net(Device):
         """Cable, address and counters to the C core."""
         self._device = native
         native.net = self._native
+
+    def state_shape(self) -> Shape:
+        """What the driver set through the control queue, and the address, which must be the card's own."""
+        return {"mac": Bytes(MAC_BYTES), "promiscuous": FLAG, "all_multicast": FLAG}
+
+    def save_state(self) -> State:
+        """The same."""
+        net = self._native
+        return {"mac": self.address, "promiscuous": int(net.promiscuous), "all_multicast": int(net.all_multicast)}
+
+    def load_state(self, state: State) -> None:
+        """UsageError: another card's."""
+        if state["mac"] != self.address:
+            raise UsageError(f"saved state: it is of a card with the address {state['mac'].hex(':')}: boot with mac=")
+        self._native.promiscuous, self._native.all_multicast = state["promiscuous"], state["all_multicast"]
 
     def follow(self, live: bool) -> None:
         """The iothread watches the cable while the guest may get frames."""
