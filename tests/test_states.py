@@ -40,7 +40,7 @@ def moved(source: Machine, target: Machine) -> None:
     """Device and memory of one paused machine into another."""
     state = saved(source)
     target.memory.write(0, source.memory.read(0, source.memory.size_bytes))
-    at_rest(target, lambda: target.proxy.load_device(state))
+    at_rest(target, lambda: (target.proxy.load_device(state), target.proxy.tell_loaded()))
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -144,6 +144,7 @@ def paused(boot: Boot) -> Iterator[Machine]:
 
 
 def spoil_config(state: State) -> None:
+    """The vendor is another."""
     state["pci"]["config"] = b"\1" + state["pci"]["config"][1:]
 
 

@@ -98,6 +98,20 @@ def _plug(ledger: Ledger, record: Record) -> None:
             ledger.tell(name, DEVICE, value)
 
 
+def _loaded(ledger: Ledger, record: Record) -> None:
+    for name, value in zip(
+        ("guest_features", "isr", "queue_sel", "config_vector", "broken"), record[5:10], strict=True
+    ):
+        ledger.tell(name, DEVICE, value)
+
+
+def _queue_loaded(ledger: Ledger, record: Record) -> None:
+    queue, pfn, vector, last, avail, used = record[4:10]
+    told = {"pfn": pfn, "vector": vector, "last_avail": last, "avail_idx": avail, "used_idx": used, "in_flight": 0}
+    for name, value in told.items():
+        ledger.tell(name, queue, value)
+
+
 # -- registers ---------------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +321,8 @@ EFFECTS: dict[int, Effect] = {
     Kind.COMMAND: _change("command"),
     Kind.MSIX: _change("msix"),
     Kind.FLAGS: _change("flags"),
+    Kind.LOADED: _loaded,
+    Kind.QUEUE_LOADED: _of_queue(_queue_loaded),
     Kind.REGISTER: _register,
     Kind.DEVICE_RESET: _device_reset,
     Kind.INTERRUPT: _interrupt(ISR_QUEUE),

@@ -53,6 +53,8 @@ class Kind(IntEnum):
     COMMAND = _N["EV_COMMAND"]
     MSIX = _N["EV_MSIX"]
     FLAGS = _N["EV_FLAGS"]
+    LOADED = _N["EV_LOADED"]
+    QUEUE_LOADED = _N["EV_QUEUE_LOADED"]
 
 
 class Run(IntEnum):
@@ -299,6 +301,20 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.CHAIN: (("head", _plain), ("read_bytes", _plain), ("written_bytes", _plain)),
     Kind.CONFIG_CHANGED: (("vector", _plain), ("way", _word(IrqWay))),
     Kind.INTX: (("level", _plain),),
+    Kind.LOADED: (
+        ("guest_features", _hex),
+        ("isr", _plain),
+        ("queue_sel", _plain),
+        ("config_vector", _hex),
+        ("broken", _plain),
+    ),
+    Kind.QUEUE_LOADED: (
+        ("pfn", _hex),
+        ("vector", _hex),
+        ("last_avail", _plain),
+        ("avail_idx", _ring_index),
+        ("used_idx", _ring_index),
+    ),
     Kind.PLUG: (("plugged", _plain), ("flags", flags_text), ("command", command_text)),
     Kind.COMMAND: (("before", command_text), ("after", command_text)),
     Kind.MSIX: (("before", _plain), ("after", _plain)),

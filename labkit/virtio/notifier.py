@@ -234,6 +234,9 @@ class HostNotifiers:
             self._do(step, row.rule, situation)
         self._look_for_kicks()
         self._transport.follow(self.running and self.live)
+        self._tell_flags(before)
+
+    def _tell_flags(self, before: int) -> None:
         if self._flags != before:
             self._feed.emit(Kind.FLAGS, -1, before, self._flags)
 
@@ -372,11 +375,14 @@ class HostNotifiers:
         """What a start would depend on. Not whether they are started: that follows from the run state (R10)."""
         return {name: int(getattr(self, name)) for name in self.SHAPE}
 
-    def load(self, state: State) -> None:
-        """The same, while they are stopped. UsageError: it is none."""
+    def load(self, state: State, status: int) -> None:
+        """The same and STATUS, while they are stopped: no rule acts. UsageError: it is none."""
         assert not self.started, "they are stopped first (R10)"
+        self._store_status(status)
+        before = self._flags
         for name, value in checked("notifiers", self.SHAPE, state).items():
             setattr(self, name, bool(value))
+        self._tell_flags(before)
         self._look_for_kicks()
 
     # -- backends: R9 --------------------------------------------------------------------------------------------------

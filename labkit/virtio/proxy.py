@@ -29,7 +29,7 @@ from labkit.pc.msix import CONTROL as MSIX_CONTROL
 from labkit.pc.msix import Msix
 from labkit.pc.pci import COMMAND, Bar, PciFunction
 from labkit.state import U8, U16, Shape, State, checked
-from labkit.trace.events import Cause, Flag, Kind
+from labkit.trace.events import NO_INDEX, Cause, Flag, Kind
 from labkit.trace.feed import Feed
 from labkit.virtio import saved
 from labkit.virtio.backends.worker import Worker
@@ -315,10 +315,18 @@ class Proxy(PciFunction, ProxyLook):
         self.queue_sel, self.config_vector = found["queue_sel"], found["config_vector"]
         saved.load(self.device, len(self.queues), self.msix.count, self.host_features, found["virtio"])
         self.msix.load(found["msix"])
-        self.status = found["status"]
-        self.notifiers.load(found["notifiers"])
         self._heed_command()
         self._intx_follows_command()
+        self.notifiers.load(found["notifiers"], found["status"])
+
+    def tell_loaded(self) -> None:
+        """To whoever listens: what no register write has told. After memory, where the rings are, was loaded too."""
+        device = self.device
+        told = (device.guest_features, device.isr, self.queue_sel, self.config_vector, device.broken)
+        self.feed.emit(Kind.LOADED, -1, *map(int, told))
+        for queue in self.queues:
+            indices = (NO_INDEX if index is None else index for index in (queue.avail_idx, queue.used_idx))
+            self.feed.emit(Kind.QUEUE_LOADED, queue.index, queue.pfn, queue.vector, queue.last_avail_idx, *indices)
 
     def _check_fits(self, found: State) -> None:
         """Whatever the parts would refuse, before any of them is loaded."""

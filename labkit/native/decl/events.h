@@ -38,6 +38,8 @@
 #define EV_COMMAND 34      /* a from, b to: PCI COMMAND, whoever changed it */
 #define EV_MSIX 35         /* a from, b to: MSI-X on */
 #define EV_FLAGS 36        /* a from, b to: the property, and BUS_MASTER_BUG */
+#define EV_LOADED 37       /* a GUEST_FEATURES, b ISR, c QUEUE_SEL, d config vector, e broken: from a saved state */
+#define EV_QUEUE_LOADED 38 /* a pfn, b vector, c last_avail, d avail_idx, e used_idx */
 
 #define NO_INDEX 0x10000 /* of a ring outside RAM: no avail.idx or used.idx is that large */
 #define BIRTH_COUNT 1    /* of a notifier's eventfd: a synthetic kick (R3) */
