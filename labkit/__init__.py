@@ -6,6 +6,7 @@ from labkit.installation import VERSION
 from labkit.loader import guest_image
 from labkit.machine import Machine, boot
 from labkit.recording import replay
+from labkit.snapshot import diff, load
 from labkit.virtio.backends.link import link
 from labkit.virtio.devices.base import Device
 
@@ -18,8 +19,10 @@ __all__ = [
     "Machine",
     "UsageError",
     "boot",
+    "diff",
     "guest_image",
     "link",
+    "load",
     "replay",
     "rules",
 ]

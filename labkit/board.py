@@ -171,7 +171,7 @@ class Board:
     def pause(self) -> None:
         """vCPUs out of the guest, then the listeners: STOP (R10)."""
         if self.runstate.running:
-            with self._stopped():
+            with self.stopped():
                 self.runstate.change(State.PAUSED)
 
     def resume(self) -> None:
@@ -180,12 +180,12 @@ class Board:
             with self.locked():
                 self.runstate.change(State.RUNNING)
                 self._finish_runs()
-            self._release_vcpus()
+            self.release_vcpus()
 
     def reset(self) -> None:
         """As the reset button: device (R7), PCI, vCPUs and the guest's image; other memory stays as it is."""
         runs_again = self.runstate.state is not State.PAUSED
-        with self._stopped():
+        with self.stopped():
             if self.plugged:
                 self.proxy.reset()
             self.pci.reset()
@@ -195,23 +195,23 @@ class Board:
             if runs_again:
                 self.runstate.change(State.RUNNING)
         if runs_again:
-            self._release_vcpus()
+            self.release_vcpus()
 
     def hand_over(self, queues: Sequence[int] | None) -> None:
         """A backend takes queues (R9)."""
-        self._check_plugged()
+        self.check_plugged()
         with self.locked():
             self.proxy.backend.take(queues)
 
     def take_back(self) -> None:
         """It gives them back."""
-        self._check_plugged()
+        self.check_plugged()
         with self.locked():
             self.proxy.backend.give_back()
 
     def unplug(self) -> None:
         """R11 while the guest runs: as one step, for it may be in the middle of anything."""
-        self._check_plugged()
+        self.check_plugged()
         with self.locked():
             self._let_go_of_device()
             self.proxy.remove()
@@ -224,13 +224,14 @@ class Board:
         with self.locked():
             self._insert_device()
 
-    def _check_plugged(self) -> None:
+    def check_plugged(self) -> None:
+        """UsageError: there is no device to work with."""
         if not self.plugged:
             raise UsageError("the device is unplugged: vm.plug() puts it back")
 
     def resize_disk(self, size_bytes: int) -> None:
         """Another capacity, and the guest hears of it."""
-        self._check_plugged()
+        self.check_plugged()
         with self.locked():
             with self.proxy.backend.held():
                 self.plan.model.resize(self.device, size_bytes)
@@ -238,19 +239,14 @@ class Board:
 
     def look_at(self, vcpu: int) -> dict[str, int]:
         """Registers of a vCPU; a running guest is taken out and put back, and no rule hears of it."""
-        self._stop_vcpus(lib.ASK_SETTLE)
-        registers = self.cpu.vcpus[vcpu].registers()
-        if self.runstate.running:
-            with self.locked():
-                self._finish_runs()
-            self._release_vcpus()
-        return registers
+        with self.settled():
+            return self.cpu.vcpus[vcpu].registers()
 
     def end(self, state: State) -> None:
         """The guest has crashed or exited: stop what is left, and tell the listeners; unless a reset was quicker."""
         gone = self.crash is not None or self.exit_code is not None
         if gone and self.runstate.state in (State.RUNNING, State.PAUSED):
-            with self._stopped():
+            with self.stopped():
                 self.runstate.change(state)
 
     def _power_on(self) -> None:
@@ -282,7 +278,19 @@ class Board:
         self.device.stopping = 0
 
     @contextmanager
-    def _stopped(self) -> Iterator[None]:
+    def settled(self) -> Iterator[None]:
+        """vCPUs out of the guest with nothing half done, and back if it runs; no rule hears of it."""
+        self._stop_vcpus(lib.ASK_SETTLE)
+        try:
+            yield
+        finally:
+            if self.runstate.running:
+                with self.locked():
+                    self._finish_runs()
+                self.release_vcpus()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
         """vCPUs out of the guest, then the big lock: a slow device lets go of it after the request it is at."""
         self._stop_vcpus()
         self.device.hurry = 1
@@ -299,7 +307,7 @@ class Board:
             if vq.unfinished and not vq.synthetic_due:
                 lib.lk_queue_run(self.device, queue.index, Run.RESUME)
 
-    def _release_vcpus(self) -> None:
+    def release_vcpus(self) -> None:
         """Back into the guest."""
         for vcpu in self.cpu.vcpus:
             lib.lk_vcpu_ask(vcpu.native, lib.ASK_RUN)

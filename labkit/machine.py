@@ -28,6 +28,7 @@ from labkit.virtio.looks import MachineLook
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
+    from labkit.snapshot import Snapshot
     from labkit.terminal import Terminal
     from labkit.virtio.backends.worker import Worker
     from labkit.virtio.devices.base import Device
@@ -149,7 +150,7 @@ class Machine(MachineLook):
 
         The device is reset by R7. Memory is not cleared, but the guest's image is loaded anew.
         """
-        self._command(self._board.reset)
+        self._command(self._board.reset, mends=True)
         if self._board.plan.image.lab and self._board.runstate.running:
             self.guest.parked()
 
@@ -184,6 +185,27 @@ class Machine(MachineLook):
         """Put it back into its slot, at power-on and with its BARs assigned. UsageError: it is there."""
         self._command(self._board.plug)
 
+    def snapshot(self) -> Snapshot:
+        """The machine at this moment, to be taken up by `restore` or kept in a file (`labkit.load`). It goes on.
+
+        Not in it: what is on the disk, who owns the notifiers, counters, the host's end of a terminal or a cable.
+        UsageError: it is closed or gone, or a device's own code holds chains of the guest's.
+        """
+        from labkit.saving import take
+
+        found: Snapshot = self._command(lambda: take(self._board))
+        return found
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot: of this machine, or of another with the same plan; a crashed machine can, too.
+
+        By R10: the notifiers stop, and start again if the machine ran then. UsageError: the snapshot does not fit, or is
+        damaged; nothing has changed.
+        """
+        from labkit.saving import take_up
+
+        self._command(lambda: take_up(self._board, snapshot), mends=True)
+
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Until the guest ends by port 0xf4: its exit code. None when the time is over; GuestError if it crashed.
 
@@ -202,15 +224,15 @@ class Machine(MachineLook):
         """Stop everything and give everything back. Idempotent."""
         self._finalizer()
 
-    def _command(self, work: Any) -> None:
+    def _command(self, work: Any, *, mends: bool = False) -> Any:
         self._check_open()
         if self._board.is_own_thread() and not self._board.owner.is_current:
             raise UsageError(
                 "a device's handle() runs in a thread of the machine: it cannot wait for the machine to stop"
             )
-        if self._board.crash is not None and work != self._board.reset:
+        if self._board.crash is not None and not mends:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
-        self._board.owner.call(work)
+        return self._board.owner.call(work)
 
     def _check_open(self) -> None:
         if self._board.runstate.state is State.CLOSED:

@@ -125,7 +125,7 @@ def test_numbers_are_plain_literals() -> None:
 # -- imports go one way ------------------------------------------------------------------------------------------------
 
 LEAVES = frozenset(
-    {"abi", "errors", "installation", "state", "views", "trace.events", "trace.fields", "trace.recorded"}
+    {"abi", "errors", "files", "installation", "state", "views", "trace.events", "trace.fields", "trace.recorded"}
 )
 PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.feed", "trace.gates", "cpu", "pc", "pc.firmware", "virtio", "virtio.looks"),
@@ -139,6 +139,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "abi": frozenset(),
     "errors": frozenset(),
     "installation": frozenset({"errors"}),
+    "files": frozenset({"errors"}),
     "state": frozenset({"errors"}),
     "views": frozenset(),
     "trace.events": frozenset({"abi"}),
@@ -166,7 +167,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "guest": LEAVES | {"answers", "native", "board"},
     "terminal": LEAVES | {"native", "board", "virtio"},
     "machine": PARTS | {"board", "guest", "terminal"},
-    "snapshot": WHOLE,
+    "saving": PARTS | {"board", "snapshot"},
+    "snapshot": LEAVES,  # a value: the machine fills it and takes it up again
     "migration": WHOLE | {"snapshot"},
     "races": WHOLE | {"snapshot", "migration"},
     "museum": WHOLE | {"snapshot", "migration", "races"},
@@ -179,7 +181,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
-    "machine": frozenset({"snapshot", "migration", "widgets"}),
+    "machine": frozenset({"snapshot", "saving", "migration", "widgets"}),
     "": frozenset({"widgets", "course"}),
 }
 

@@ -9,8 +9,6 @@ struct lk_lock {
     int held;
 };
 
-#define CONSOLE_MAX (1u << 20)
-
 struct lk_console {
     uint32_t bytes;
     char text[CONSOLE_MAX];

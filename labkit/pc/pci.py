@@ -182,7 +182,11 @@ class PciBus:
 
     def load(self, state: State) -> None:
         """The same. UsageError: it is none."""
-        self._address = checked("PCI bus", PciBus.SHAPE, state)["address"]
+        self._address = self.check(state)["address"]
+
+    def check(self, state: object) -> State:
+        """UsageError: it is no state of the bus."""
+        return checked("PCI bus", PciBus.SHAPE, state)
 
     def _register(self, offset: int) -> int:
         return (self._address & 0xFC) + (offset & 3)

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit import abi
-from labkit.errors import HostError, UsageError
+from labkit.errors import UsageError
+from labkit.files import write_whole
 from labkit.trace import fields
 from labkit.trace.events import Actor, Kind
 from labkit.trace.fields import Key
@@ -85,18 +86,7 @@ def _columns(records: list[Record]) -> bytes:
 
 def write(path: str | os.PathLike[str], recorded: Recorded) -> None:
     """All of the file or nothing of it. UsageError: not there. HostError: the disk is full or fails."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(beside, "xb") as file:
-            file.write(pack(recorded))
-        os.replace(beside, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise HostError("write", error.errno, f"recording {path} was not written") from error
-        raise UsageError(f"recording {path}: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, "recording", pack(recorded))
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

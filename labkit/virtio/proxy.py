@@ -306,11 +306,9 @@ class Proxy(PciFunction, ProxyLook):
 
         R10 does the rest when the machine goes on: START if DRIVER_OK is set, and with it one kick for each queue.
         """
-        found = checked("device", self._shape, state)
-        self.config[:] = self._without_interrupt(bytes(self.config))
-        self._check_fits(found)
-        self.model.load_state(found["model"])
+        found = self.check_device(state)
         self.reset_virtio()
+        self.model.load_state(found["model"])
         PciFunction.load(self, found["pci"])
         self.queue_sel, self.config_vector = found["queue_sel"], found["config_vector"]
         saved.load(self.device, len(self.queues), self.msix.count, self.host_features, found["virtio"])
@@ -328,8 +326,11 @@ class Proxy(PciFunction, ProxyLook):
             indices = (NO_INDEX if index is None else index for index in (queue.avail_idx, queue.used_idx))
             self.feed.emit(Kind.QUEUE_LOADED, queue.index, queue.pfn, queue.vector, queue.last_avail_idx, *indices)
 
-    def _check_fits(self, found: State) -> None:
-        """Whatever the parts would refuse, before any of them is loaded."""
+    def check_device(self, state: object) -> State:
+        """UsageError: whatever the parts would refuse, before any of them is loaded."""
+        found = checked("device", self._shape, state)
+        self.model.check_state(found["model"])
+        self.config[:] = self._without_interrupt(bytes(self.config))
         vectors = [found["config_vector"], *(queue["vector"] for queue in found["virtio"]["queues"])]
         wrong = [vector for vector in vectors if vector >= self.msix.count and vector != NO_VECTOR]
         if wrong or found["queue_sel"] >= self.notifiers.rules.queue_indices:
@@ -339,6 +340,7 @@ class Proxy(PciFunction, ProxyLook):
         config = found["pci"]["config"]
         if any((new ^ old) & ~may & 0xFF for new, old, may in zip(config, self.config, self.writable, strict=True)):
             raise UsageError("saved state: its PCI config space is another device's")
+        return found
 
     @staticmethod
     def _without_interrupt(config: bytes) -> bytes:

@@ -3,6 +3,8 @@ typedef struct {
     uint64_t bytes;
 } lk_memory;
 
+#define CONSOLE_MAX 1048576 /* bytes of the console that are kept */
+
 typedef struct lk_lock lk_lock;
 typedef struct lk_console lk_console;
 typedef struct lk_loop lk_loop;

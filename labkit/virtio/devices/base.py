@@ -117,8 +117,11 @@ class Device:
         """A state of that shape."""
         return {}
 
+    def check_state(self, state: State) -> None:
+        """UsageError: it is of the shape, and does not fit all the same."""
+
     def load_state(self, state: State) -> None:
-        """What `save_state` gave; it has been checked against the shape."""
+        """What `save_state` gave; it has been checked."""
 
     def pci_header(self) -> dict[str, tuple[int, int]]:
         """Config space identity: name in abi.h -> (value, bytes)."""

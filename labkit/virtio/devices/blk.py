@@ -60,7 +60,7 @@ class Blk(Device):
         """The same; not what is on it."""
         return {"sectors": self.image.sectors}
 
-    def load_state(self, state: State) -> None:
+    def check_state(self, state: State) -> None:
         """UsageError: the disk has another size now."""
         if state["sectors"] != self.image.sectors:
             raise UsageError(f"saved state: its disk has {state['sectors']} sectors, this one {self.image.sectors}")

@@ -96,10 +96,13 @@ class Net(Device):
         net = self._native
         return {"mac": self.address, "promiscuous": int(net.promiscuous), "all_multicast": int(net.all_multicast)}
 
-    def load_state(self, state: State) -> None:
+    def check_state(self, state: State) -> None:
         """UsageError: another card's."""
         if state["mac"] != self.address:
             raise UsageError(f"saved state: it is of a card with the address {state['mac'].hex(':')}: boot with mac=")
+
+    def load_state(self, state: State) -> None:
+        """The same."""
         self._native.promiscuous, self._native.all_multicast = state["promiscuous"], state["all_multicast"]
 
     def follow(self, live: bool) -> None:

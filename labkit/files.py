@@ -1,0 +1,28 @@
+"""How does a file come to be whole? Written beside its place, then moved there: all of it, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from labkit.errors import HostError, UsageError
+
+HOST_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+def write_whole(path: str | os.PathLike[str], what: str, content: bytes) -> None:
+    """`what` names it in errors. UsageError: it cannot be there. HostError: the disk is full or fails."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(beside, "xb") as file:
+            file.write(content)
+        os.replace(beside, path)
+    except OSError as error:
+        if error.errno in HOST_FAILED:
+            raise HostError("write", error.errno, f"{what} {path} was not written") from error
+        raise UsageError(f"{what} {path}: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""How is a machine saved, and how is it taken up again? In order: every part out, every part in, and the rules last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from labkit.board import Board
+from labkit.cpu.state import CpuState
+from labkit.errors import UsageError
+from labkit.native import ffi, lib
+from labkit.snapshot import Snapshot
+from labkit.state import State as PartState
+from labkit.trace.events import State
+
+CONSOLE_BYTES = 1 << 16  # read at a time
+PARTS = frozenset({"cpu", "device", "pci", "console"})
+STILL = (State.RUNNING, State.PAUSED)
+
+
+def take(board: Board) -> Snapshot:
+    """In the owner thread. A running machine is stopped for it, which its rules do not see.
+
+    Unless a backend has queues: they are given back and taken again, for their indices are its own.
+    """
+    board.check_plugged()
+    if board.runstate.state not in STILL:
+        raise UsageError(f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with")
+    running = board.runstate.running
+    with board.settled(), board.locked(), _without_backend(board):
+        return Snapshot(described(board), running, _save(board), board.memory.read(0, board.memory.size_bytes))
+
+
+@contextmanager
+def _without_backend(board: Board) -> Iterator[None]:
+    """Paused by the rules, if a backend has queues."""
+    if not board.proxy.backend.has:
+        yield
+        return
+    board.runstate.change(State.PAUSED)
+    try:
+        yield
+    finally:
+        board.runstate.change(State.RUNNING)
+
+
+def take_up(board: Board, snapshot: Snapshot) -> None:
+    """In the owner thread: the machine as it was then. UsageError: it does not fit, and nothing has changed.
+
+    R10 stops the notifiers, and starts them if the machine ran: one kick for each queue finds what was in the rings.
+    """
+    board.check_plugged()
+    snapshot.check_fits(described(board))
+    if snapshot.parts.keys() != PARTS:
+        raise UsageError(f"the snapshot has not the parts of this version: {', '.join(sorted(PARTS))}")
+    try:
+        with board.stopped():
+            board.proxy.check_device(snapshot.parts["device"])
+            board.pci.check(snapshot.parts["pci"])
+            text = _text(snapshot.parts["console"])
+            board.cpu.load(CpuState.from_plain(snapshot.parts["cpu"]))  # it looks before it changes anything, too
+            board.runstate.change(State.PAUSED)
+            _load(board, snapshot, text)
+            if snapshot.running:
+                board.runstate.change(State.RUNNING)
+    finally:
+        if board.runstate.running:
+            board.release_vcpus()
+
+
+def _load(board: Board, snapshot: Snapshot, text: bytes) -> None:
+    """What has been checked."""
+    native = board.memory.native
+    board.memory.write(0, snapshot.memory)
+    board.pci.load(snapshot.parts["pci"])
+    board.proxy.load_device(snapshot.parts["device"])
+    board.proxy.tell_loaded()
+    lib.lk_console_clear(native)
+    lib.lk_console_put(native, text, len(text))
+    board.crash = board.exit_code = None
+
+
+def described(board: Board) -> dict[str, str | int]:
+    """What of a machine a snapshot must find again."""
+    plan = board.plan
+    texts = {"cpu": board.cpu.name, "guest": plan.image.name, "device": plan.model.name, "revision": plan.revision}
+    return {**texts, "vcpus": plan.vcpus, "memory_mib": plan.memory_mib, "intx": int(plan.intx)}
+
+
+def _save(board: Board) -> PartState:
+    return {
+        "cpu": board.cpu.save().to_plain(),
+        "device": board.proxy.save_device(),
+        "pci": board.pci.save(),
+        "console": console(board.memory.native),
+    }
+
+
+def _text(found: Any) -> bytes:
+    if not isinstance(found, bytes) or len(found) > lib.CONSOLE_MAX:
+        raise UsageError(f"saved state: the console is no text of at most {lib.CONSOLE_MAX} bytes")
+    return found
+
+
+def console(native: Any) -> bytes:
+    """What the guest wrote to the console port."""
+    out, text = ffi.new("char[]", CONSOLE_BYTES), b""
+    while count := lib.lk_console_read(native, len(text), out, CONSOLE_BYTES):
+        text += bytes(ffi.buffer(out, count))
+    return text
