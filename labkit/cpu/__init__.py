@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from labkit.cpu.entry import Entry
+from labkit.cpu.state import CpuState
 from labkit.errors import HostError, UsageError
 from labkit.memory import GuestMemory
 
@@ -57,6 +58,20 @@ class Cpu(Protocol):
 
     def power_on(self) -> None:
         """Interrupt controllers beside the vCPUs as at power-on. The vCPUs are stopped, and no line is high."""
+
+    def save(self) -> CpuState:
+        """What its vCPUs, interrupt controllers and clocks are; nothing of it changes.
+
+        Every vCPU is stopped with nothing half done (ASK_SETTLE), and its thread was started. UsageError: a guest is in
+        a mode that cannot be loaded again.
+        """
+
+    def load(self, state: CpuState) -> None:
+        """Become what was saved of a machine with the same plan. Called as `save` is; the vCPUs stay stopped.
+
+        Guest memory, devices, messages (`route`) and levels of lines are not part of it. UsageError: it is not a state
+        of such a machine, or nobody was ever in it; nothing was changed then.
+        """
 
     def assign(self, port: int, length: int, value: int, fd: int) -> None:
         """Let a write of `value`, `length` bytes, to `port` signal `fd`. HostError: EEXIST, ENOSPC, EINVAL."""

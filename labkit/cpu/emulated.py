@@ -15,7 +15,8 @@ from typing import Any
 
 from labkit.cpu import Message, Serve
 from labkit.cpu.entry import Entry
-from labkit.errors import HostError
+from labkit.cpu.state import CpuState, Parts, check_parts
+from labkit.errors import HostError, UsageError
 from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
 
@@ -25,6 +26,12 @@ QUANTUM = 1000  # instructions of a turn
 TSC_KHZ = 1_000_000  # its TSC counts nanoseconds
 NOTHING_THERE = "no emulated CPU here: pip install 'labkit[emulated]'"
 RFLAGS_AT_ENTRY = 2
+VCPU, CLOCKS, IRQCHIP = "REGISTERS", "CLOCKS", "IRQCHIP"  # parts of its state
+LEFT_OUT = ("debug registers", "the x87's last instruction and operand")
+WHY_NO_STATE = {
+    errno.EINVAL: "holds what no register can hold",
+    errno.ENOTSUP: "is in a mode that cannot be loaded again: real, flat 32-bit and 64-bit ring 0 can",
+}
 
 
 @cache
@@ -78,6 +85,36 @@ class Emulated:
         finally:
             lib.lk_emulated_let_go(self._native)
 
+    def save(self) -> CpuState:
+        """Registers of every vCPU, the interrupt controllers and the clocks."""
+        with self.held():
+            clocks, chip = ffi.new("lk_emulated_clocks *"), ffi.new("char[]", lib.lk_emulated_irqchip_bytes())
+            lib.lk_emulated_save_clocks(self._native, clocks)  # first: it listens to what was sent to the controllers
+            lib.lk_emulated_save_irqchip(self._native, chip)
+            vcpus = tuple({VCPU: self._save_vcpu(vcpu.index)} for vcpu in self.vcpus)
+        return CpuState(
+            self.name, vcpus, {CLOCKS: bytes(ffi.buffer(clocks)), IRQCHIP: bytes(ffi.buffer(chip))}, LEFT_OUT
+        )
+
+    def _save_vcpu(self, index: int) -> bytes:
+        state = ffi.new("lk_emulated_state *")
+        _check(lib.lk_emulated_save_vcpu(self._native, index, state), index)
+        return bytes(ffi.buffer(state))
+
+    def load(self, state: CpuState) -> None:
+        """Become what was saved; all of it is looked at before anything is loaded."""
+        state.check(self.name, len(self.vcpus))
+        sizes = {CLOCKS: ffi.sizeof("lk_emulated_clocks"), IRQCHIP: lib.lk_emulated_irqchip_bytes()}
+        check_parts(state.shared, sizes, "the machine")
+        vcpus = [_checked_vcpu(parts, index) for index, parts in enumerate(state.vcpus)]
+        clocks = _struct("lk_emulated_clocks", state.shared[CLOCKS])
+        with self.held():
+            lib.lk_emulated_load_clocks(self._native, clocks)
+            lib.lk_emulated_load_irqchip(self._native, state.shared[IRQCHIP])
+            for vcpu, one in zip(self.vcpus, vcpus, strict=True):
+                lib.lk_vcpu_load(vcpu.native, ffi.NULL, 0)
+                _check(lib.lk_emulated_load_vcpu(self._native, vcpu.index, one), vcpu.index)
+
     @property
     def line_fd(self) -> int:
         """Not -1 if there is an I/O APIC; the lines themselves are set in the C core."""
@@ -128,6 +165,26 @@ class Emulated:
         if self._native != ffi.NULL:
             lib.lk_emulated_free(self._native)
             self._native = ffi.NULL
+
+
+def _check(failed: int, index: int) -> None:
+    if failed < 0 and -failed in WHY_NO_STATE:
+        raise UsageError(f"vCPU {index} {WHY_NO_STATE[-failed]}")
+    if failed < 0:
+        raise HostError("an emulated CPU's state", -failed, "pip install 'unicorn>=2.1'")
+
+
+def _struct(name: str, data: bytes) -> Any:
+    made = ffi.new(f"{name} *")
+    ffi.memmove(made, data, ffi.sizeof(name))
+    return made
+
+
+def _checked_vcpu(parts: Parts, index: int) -> Any:
+    check_parts(parts, {VCPU: ffi.sizeof("lk_emulated_state")}, f"vCPU {index}")
+    state = _struct("lk_emulated_state", parts[VCPU])
+    _check(lib.lk_emulated_check_vcpu(state), index)
+    return state
 
 
 class EmulatedVcpu:

@@ -9,21 +9,22 @@ from functools import cache
 from typing import Any
 
 from labkit.abi import NUMBERS
-from labkit.cpu import Message, Serve
+from labkit.cpu import Message, Serve, kvm_state
 from labkit.cpu.entry import CODE_SELECTOR, DATA_SELECTOR, Entry
+from labkit.cpu.ioctl import ioctl
+from labkit.cpu.state import CpuState
 from labkit.cpu.statistics import read_statistics
-from labkit.errors import HostError
+from labkit.errors import HostError, UsageError
 from labkit.installation import missing
 from labkit.memory import GuestMemory
 from labkit.native import HAS_KVM, ffi, lib
 
-DEVICE = "/dev/kvm"
+DEVICE = kvm_state.DEVICE
 TSS_GPA = 0xFFFBD000  # three pages Intel hosts need; in the hole below 4 GiB
 PIC_ALL_MASKED = 0xFF
 CPUID_ENTRIES = 256
 CODE_TYPE, DATA_TYPE, TSS_TYPE = 11, 3, 11  # execute/read/accessed, read/write/accessed, busy TSS
 LEAF_FEATURES, LEAF_TOPOLOGY = 1, 0xB
-CONTROLLERS = ("PIC_MASTER", "PIC_SLAVE", "IOAPIC")  # of the full irqchip
 
 REQUIRED = {
     "KVM_CAP_USER_MEMORY": "guest memory",
@@ -33,17 +34,6 @@ REQUIRED = {
     "KVM_CAP_IRQ_ROUTING": "MSI routes",
     "KVM_CAP_IMMEDIATE_EXIT": "getting a vCPU out without losing a signal",
 }
-
-
-def ioctl(fd: int, name: str, argument: Any = None) -> int:
-    """An ioctl by its name, with a struct or a number. HostError names it."""
-    if isinstance(argument, int) or argument is None:
-        result = lib.lk_ioctl_value(fd, getattr(lib, name), argument or 0)
-    else:
-        result = lib.lk_ioctl(fd, getattr(lib, name), argument)
-    if result < 0:
-        raise HostError(name, -result)
-    return int(result)
 
 
 class NoKvm(HostError):
@@ -150,7 +140,7 @@ class Kvm:
         except HostError as error:
             hint = 'this kernel has no I/O APIC to offer: irq="msix" and irq="poll" do without'
             raise HostError(error.call, error.errno, hint) from error
-        self._controllers = [self._fresh_controller(getattr(lib, f"KVM_IRQCHIP_{chip}")) for chip in CONTROLLERS]
+        self._controllers = [self._fresh_controller(getattr(lib, f"KVM_IRQCHIP_{chip}")) for chip in kvm_state.CHIPS]
 
     def _fresh_controller(self, chip: int) -> Any:
         """State of an interrupt controller nobody has touched; a PIC with all lines masked, as firmware leaves it."""
@@ -179,6 +169,34 @@ class Kvm:
         """Interrupt controllers as at power-on: no pin of the I/O APIC leads anywhere, nothing is in service."""
         for state in self._controllers:
             ioctl(self._fd, "KVM_SET_IRQCHIP", state)
+
+    def save(self) -> CpuState:
+        """What every vCPU is, and the full irqchip. The vCPUs are settled."""
+        left_out: list[str] = []
+        vcpus = tuple(kvm_state.save_vcpu(vcpu.fd, vcpu.index, left_out) for vcpu in self.vcpus)
+        shared = kvm_state.save_chips(self._fd) if self._pins else {}
+        return CpuState(self.name, vcpus, shared, tuple(left_out))
+
+    def load(self, state: CpuState) -> None:
+        """Become what was saved. UsageError, and nothing is changed, if it was not a state of such a machine."""
+        state.check(self.name, len(self.vcpus))
+        for index, parts in enumerate(state.vcpus):
+            kvm_state.check_vcpu(parts, index)
+        kvm_state.check_chips(state.shared, full=self._pins > 0)
+        before = self.save()
+        try:
+            self._load(state)
+        except (UsageError, HostError):
+            self._load(before)
+            raise
+        for vcpu in self.vcpus:
+            lib.lk_vcpu_load(vcpu.native, ffi.NULL, 0)
+
+    def _load(self, state: CpuState) -> None:
+        """The controllers first: with them local APICs may still get what they then lose to their own state."""
+        kvm_state.load_chips(self._fd, state.shared)
+        for vcpu, parts in zip(self.vcpus, state.vcpus, strict=True):
+            kvm_state.load_vcpu(vcpu.fd, parts, vcpu.index)
 
     @property
     def line_fd(self) -> int:

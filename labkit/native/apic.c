@@ -261,6 +261,14 @@ void apic_reset(lk_irqchip *chip, unsigned vcpu)
     apic_init(chip, vcpu);
 }
 
+/* A state that came from outside: registers are numbers, and any will do; a timer ends at a time, and that is one too. */
+void apic_believe(local_apic *apic)
+{
+    apic->init = apic->init != 0;
+    apic->sipi = apic->sipi != 0;
+    apic->nmi = apic->nmi != 0;
+}
+
 /* What is no register, or only written to, has never been anything but 0. */
 uint32_t apic_read(const lk_irqchip *chip, unsigned vcpu, unsigned offset)
 {

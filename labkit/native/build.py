@@ -30,7 +30,8 @@ SOURCES = (
     *("kick", "host", "loop", "worker", "vcpu", "bench", "bare"),
 )
 EMULATED_SOURCES = (  # the emulated CPU; its library is looked for when it is used
-    *("unicorn", "emulated", "emulated_turn", "emulated_io", "emulated_cpu", "emulated_frame", "emulated_bare"),
+    *("unicorn", "emulated", "emulated_turn", "emulated_io", "emulated_cpu", "emulated_frame"),
+    *("emulated_state", "emulated_bare"),
     *("irqchip", "apic", "apic_timer", "ioapic", "pic"),
 )
 # The KVM back end is part of the core where the compiler takes KVM_PROBE, see `refused`.

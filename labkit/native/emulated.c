@@ -187,6 +187,25 @@ void lk_emulated_power_on(lk_emulated *emulated)
     emulated->lines_seen = 0;
 }
 
+/* -- its clocks, as a state -------------------------------------------------------------------------------------------- */
+
+/* Messages that were sent are in the interrupt controllers from here on. */
+void lk_emulated_save_clocks(lk_emulated *emulated, lk_emulated_clocks *out)
+{
+    emulated_listen(emulated, 0);
+    *out = (lk_emulated_clocks){emulated_tsc(emulated), emulated->executed, emulated->slept_ns, emulated->lines_seen};
+}
+
+/* What was sent to the guest before is taken from the eventfds, and forgotten when the controllers are loaded after this. */
+void lk_emulated_load_clocks(lk_emulated *emulated, const lk_emulated_clocks *clocks)
+{
+    emulated_listen(emulated, 0);
+    emulated->born_ns = now_ns() - clocks->tsc_ns;
+    emulated->executed = clocks->executed;
+    emulated->slept_ns = clocks->slept_ns;
+    emulated->lines_seen = (uint32_t)clocks->lines & ((UINT32_C(1) << IOAPIC_PINS) - 1);
+}
+
 /* -- from creation to the end ----------------------------------------------------------------------------------------------- */
 
 lk_vcpu *lk_emulated_vcpu(lk_emulated *emulated, unsigned index)

@@ -5,6 +5,7 @@
  *   emulated_io.c     what leaves the guest: ports, MMIO, ioeventfds
  *   emulated_cpu.c    registers: how a guest begins, what it is told of its CPU
  *   emulated_frame.c  interrupts and exceptions: the frame on the guest's stack
+ *   emulated_state.c  what a vCPU is, as numbers: out of it and into another
  *   emulated_bare.c   floors of the bench: the library and next to nothing around it
  */
 #ifndef LABKIT_EMULATED_H
@@ -81,6 +82,7 @@ void emulated_hand_up(emulated_cpu *cpu); /* vcpu->exit, to Python */
 int emulated_cpu_set_up(emulated_cpu *cpu); /* 0 or -errno; guest memory is mapped after that */
 void emulated_cpu_free(emulated_cpu *cpu);
 void emulated_enter(emulated_cpu *cpu, const lk_entry *entry); /* its registers, and nothing else */
+void emulated_write_registers(emulated_cpu *cpu, const lk_registers *registers); /* the general ones, RIP, RFLAGS */
 int emulated_load(emulated_cpu *cpu); /* what lk_vcpu_load left; 0 or -errno */
 void emulated_start_up(emulated_cpu *cpu, uint8_t sipi_vector);
 void *emulated_linear(const emulated_cpu *cpu, uint64_t linear, uint64_t *in_page); /* NULL: nothing is mapped there */

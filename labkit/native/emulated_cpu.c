@@ -136,15 +136,20 @@ void lk_emulated_registers(lk_emulated *emulated, unsigned index, lk_registers *
     out->rip = cpu->rip; /* a parked guest is where it reads the port, whatever the library has made of that */
 }
 
+void emulated_write_registers(emulated_cpu *cpu, const lk_registers *registers)
+{
+    const uint64_t *value = &registers->rax;
+    for (int i = 0; i < REGISTERS; i++)
+        unicorn_write(cpu->cpu, general_registers()[i], value[i]);
+    cpu->rip = registers->rip;
+}
+
 void emulated_enter(emulated_cpu *cpu, const lk_entry *entry)
 {
-    const uint64_t *value = &entry->registers.rax;
     unicorn.context_restore(cpu->cpu, entry->long_mode ? cpu->long_mode : cpu->protected_mode);
     if (entry->long_mode)
         unicorn_write(cpu->cpu, NUMBER.X86_REG_CR3, entry->cr3);
-    for (int i = 0; i < REGISTERS; i++)
-        unicorn_write(cpu->cpu, general_registers()[i], value[i]);
-    cpu->rip = entry->registers.rip;
+    emulated_write_registers(cpu, &entry->registers);
 }
 
 static void begin(emulated_cpu *cpu, const lk_entry *entry)

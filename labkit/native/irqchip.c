@@ -31,6 +31,30 @@ void lk_irqchip_reset(lk_irqchip *chip)
     pic_reset(chip->pics);
 }
 
+uint64_t lk_irqchip_bytes(void)
+{
+    return sizeof(lk_irqchip);
+}
+
+void lk_irqchip_save(const lk_irqchip *chip, void *out)
+{
+    memcpy(out, chip, sizeof *chip);
+}
+
+/* As many bytes as lk_irqchip_bytes says, and any: what is there, stays there, and what is an index is made one. */
+void lk_irqchip_load(lk_irqchip *chip, const void *state)
+{
+    const unsigned vcpus = chip->vcpus;
+    const int full = chip->full;
+    memcpy(chip, state, sizeof *chip);
+    chip->vcpus = vcpus;
+    chip->full = full;
+    chip->ioapic.lines &= (1u << IOAPIC_PINS) - 1;
+    for (unsigned vcpu = 0; vcpu < VCPUS_MAX; vcpu++)
+        apic_believe(&chip->apics[vcpu]);
+    pic_believe(chip->pics);
+}
+
 /* The local APIC as at power-on. An INIT is another thing: it keeps the ID, and comes by lk_irqchip_take_event. */
 void lk_irqchip_reset_vcpu(lk_irqchip *chip, unsigned vcpu)
 {

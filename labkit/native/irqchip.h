@@ -80,6 +80,7 @@ static inline uint32_t apic_value(const local_apic *apic, unsigned offset)
 }
 
 void apic_reset(lk_irqchip *chip, unsigned vcpu);
+void apic_believe(local_apic *apic);
 void apic_init(lk_irqchip *chip, unsigned vcpu);
 uint32_t apic_read(const lk_irqchip *chip, unsigned vcpu, unsigned offset);
 void apic_write(lk_irqchip *chip, unsigned vcpu, unsigned offset, uint32_t value);
@@ -126,6 +127,7 @@ typedef struct {
 } pic;
 
 void pic_reset(pic pics[2]);
+void pic_believe(pic pics[2]);
 int pic_serves(uint16_t port);
 uint8_t pic_read(pic pics[2], uint16_t port);
 void pic_write(pic pics[2], uint16_t port, uint8_t value);

@@ -85,14 +85,20 @@ lk_vcpu *lk_kvm_vcpu_new(lk_machine *machine, int index, int fd, void *page)
     return vcpu;
 }
 
-/* Out of the guest, with nothing half done: say so and wait. 1: go on running, 0: quit. */
+/* A state that was given to a vCPU is loaded when it runs, or before its registers are looked at. */
+static int loads_first(const lk_vcpu_sync *sync)
+{
+    return sync->asked == ASK_SETTLE && sync->load_count;
+}
+
+/* Out of the guest, with nothing half done: say so and wait. 1: go on running or load, 0: quit. */
 static int stay_out(lk_vcpu *vcpu)
 {
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
-    while (sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead))
+    while (sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead) && !loads_first(sync))
         sleep_stopped(sync);
-    int go_on = sync->asked == ASK_RUN;
+    int go_on = sync->asked != ASK_QUIT;
     sync->stopped = !go_on;
     vcpu_keep_out_or_let_in(vcpu);
     pthread_cond_broadcast(&sync->changed);

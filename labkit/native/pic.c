@@ -41,6 +41,21 @@ void pic_reset(pic pics[2])
     pics[SLAVE] = (pic){.imr = ALL_MASKED, .elcr_writable = SLAVE_LEVELS};
 }
 
+/* A state that came from outside: what is built in is as it is here, and what counts lines counts those there are. */
+void pic_believe(pic pics[2])
+{
+    pic fresh[2];
+    pic_reset(fresh);
+    for (int i = MASTER; i <= SLAVE; i++) {
+        pics[i].elcr_writable = fresh[i].elcr_writable;
+        pics[i].elcr &= fresh[i].elcr_writable;
+        pics[i].cascade = fresh[i].cascade;
+        pics[i].base &= ~(PIC_PINS - 1);
+        pics[i].first %= PIC_PINS;
+        pics[i].expects %= ICW4 + 1;
+    }
+}
+
 /* How many lines come before the most urgent of `lines`; PIC_PINS if there is none. */
 static unsigned rank(const pic *pic, unsigned lines)
 {

@@ -48,6 +48,13 @@ void unicorn_forget_code(uc_engine *cpu)
     control(cpu, unicorn.number.CTL_TB_FLUSH, 0, 0);
 }
 
+/* That, and its page tables. */
+void unicorn_forget_memory(uc_engine *cpu)
+{
+    unicorn_forget_code(cpu);
+    control(cpu, unicorn.number.CTL_TLB_FLUSH, 0, 0);
+}
+
 uint64_t unicorn_read(uc_engine *cpu, int which)
 {
     uint64_t value = 0;
@@ -89,6 +96,28 @@ uint32_t unicorn_take_error_code(uc_engine *cpu)
     unicorn.context_restore(cpu, context);
     unicorn.context_free(context);
     return error_code;
+}
+
+static int is_flat(const uc_segment *segment, int is_code)
+{
+    return !segment->base && segment->limit == UINT32_MAX && (segment->flags >> 11 & 1) == (unsigned)is_code;
+}
+
+/* The six segment registers in `context`, which is as large as `flat`: one in which all of them are flat. They are looked
+ * for there. NULL: not found. */
+uc_segment *unicorn_segments(uc_engine *cpu, const uc_context *flat, uc_context *context)
+{
+    enum { COUNT = SEGMENT_GS + 1 };
+    size_t size = unicorn.context_size(cpu);
+    for (size_t at = 0; at + COUNT * sizeof(uc_segment) <= size; at += sizeof(uint64_t)) {
+        const uc_segment *segments = (const uc_segment *)((const char *)flat + at);
+        int found = 1;
+        for (int i = 0; i < COUNT; i++)
+            found &= is_flat(&segments[i], i == SEGMENT_CS);
+        if (found)
+            return (uc_segment *)((char *)context + at);
+    }
+    return NULL;
 }
 
 static void note(uc_engine *cpu, uint32_t number, void *seen)

@@ -50,10 +50,22 @@ extern unicorn_library unicorn; /* filled once, by lk_unicorn_load */
 
 uc_engine *unicorn_open(void);
 void unicorn_forget_code(uc_engine *cpu);
+void unicorn_forget_memory(uc_engine *cpu);
 uint64_t unicorn_read(uc_engine *cpu, int which);
 int unicorn_write(uc_engine *cpu, int which, uint64_t value);
 uint64_t unicorn_read_msr(uc_engine *cpu, uint32_t index);
 void unicorn_write_msr(uc_engine *cpu, uint32_t index, uint64_t value);
 uint32_t unicorn_take_error_code(uc_engine *cpu);
+
+/* A segment register in a saved context. */
+typedef struct {
+    uint32_t selector;
+    uint64_t base;
+    uint32_t limit, flags;
+} uc_segment;
+
+enum { SEGMENT_ES, SEGMENT_CS, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS };
+
+uc_segment *unicorn_segments(uc_engine *cpu, const uc_context *flat, uc_context *context);
 
 #endif

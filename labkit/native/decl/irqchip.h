@@ -14,6 +14,9 @@ typedef struct lk_irqchip lk_irqchip;
 lk_irqchip *lk_irqchip_new(unsigned vcpus, int full);
 void lk_irqchip_free(lk_irqchip *chip);
 void lk_irqchip_reset(lk_irqchip *chip);
+uint64_t lk_irqchip_bytes(void);
+void lk_irqchip_save(const lk_irqchip *chip, void *out);
+void lk_irqchip_load(lk_irqchip *chip, const void *state);
 void lk_irqchip_reset_vcpu(lk_irqchip *chip, unsigned vcpu);
 
 int lk_irqchip_mmio(lk_irqchip *chip, unsigned vcpu, uint64_t gpa, unsigned width, int write, uint64_t *value);
