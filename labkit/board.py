@@ -290,9 +290,9 @@ class Board:
                 self.release_vcpus()
 
     @contextmanager
-    def stopped(self) -> Iterator[None]:
+    def stopped(self, how: int = lib.ASK_STOP) -> Iterator[None]:
         """vCPUs out of the guest, then the big lock: a slow device lets go of it after the request it is at."""
-        self._stop_vcpus()
+        self._stop_vcpus(how)
         self.device.hurry = 1
         try:
             with self.locked():

@@ -199,8 +199,8 @@ class Machine(MachineLook):
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot: of this machine, or of another with the same plan; a crashed machine can, too.
 
-        By R10: the notifiers stop, and start again if the machine ran then. UsageError: the snapshot does not fit, or is
-        damaged; nothing has changed.
+        By R10: the notifiers stop, and start again if the machine ran then. UsageError: it does not fit, or is damaged;
+        nothing has changed.
         """
         from labkit.saving import take_up
 

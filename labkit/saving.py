@@ -55,13 +55,15 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
     if snapshot.parts.keys() != PARTS:
         raise UsageError(f"the snapshot has not the parts of this version: {', '.join(sorted(PARTS))}")
     try:
-        with board.stopped():
+        with board.stopped(lib.ASK_SETTLE):
             board.proxy.check_device(snapshot.parts["device"])
             board.pci.check(snapshot.parts["pci"])
             text = _text(snapshot.parts["console"])
-            board.cpu.load(CpuState.from_plain(snapshot.parts["cpu"]))  # it looks before it changes anything, too
+            cpu = CpuState.from_plain(snapshot.parts["cpu"])
+            board.cpu.load(cpu)  # it looks before it changes anything, too
             board.runstate.change(State.PAUSED)
             _load(board, snapshot, text)
+            board.cpu.load(cpu)  # what the device has raised meanwhile was in there already
             if snapshot.running:
                 board.runstate.change(State.RUNNING)
     finally:

@@ -1,7 +1,7 @@
 """What was a machine at one moment, so that it can be taken up there again? Its parts' states, its memory, and a file.
 
-A snapshot is a value: `vm.snapshot()` makes one, `vm.restore(snap)` takes it up. The notifiers are not in it: where it is
-taken up the rules make them anew (R10), and the kick of the start finds what was in the rings (R3).
+A snapshot is a value: `vm.snapshot()` makes one, `vm.restore(snap)` takes it up. The notifiers are not in it: where it
+is taken up the rules make them anew (R10), and the kick of the start finds what was in the rings (R3).
 """
 
 from __future__ import annotations

@@ -10,16 +10,13 @@ A new kind of event, or a new field, is a new format: the number is raised, and 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from labkit import abi
