@@ -166,7 +166,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "answers": LEAVES,
     "guest": LEAVES | {"answers", "native", "board"},
     "terminal": LEAVES | {"native", "board", "virtio"},
-    "machine": PARTS | {"board", "guest", "terminal"},
+    "machine": PARTS | {"board", "guest", "terminal", "snapshot"},
     "saving": PARTS | {"board", "snapshot"},
     "snapshot": LEAVES,  # a value: the machine fills it and takes it up again
     "migration": WHOLE | {"snapshot"},

@@ -159,7 +159,7 @@ def test_a_recording_knows_what_was_taken_up(boot: Boot) -> None:
 
 @pytest.mark.emulated
 def test_an_emulated_machine_does_the_same_again(boot: Boot) -> None:
-    """From one snapshot the same steps leave the same memory and registers, to the byte."""
+    """From one snapshot the same steps leave the same memory, to the byte."""
     vm = boot(vcpus=2, irq="poll", ioeventfd=False)
     vm.guest.read(0)
     vm.pause()
@@ -172,7 +172,7 @@ def test_an_emulated_machine_does_the_same_again(boot: Boot) -> None:
         vm.guest.port_out(port, 2, 0)  # a kick, without the step that times it: the clock is the host's
         vm.pause()
         after = vm.snapshot()
-        ends.append((after.memory, after.parts["device"], after.parts["cpu"]["vcpus"]))
+        ends.append((after.memory, after.parts["device"]))
     assert ends[0] == ends[1]
 
 
