@@ -94,7 +94,8 @@ def _kvm() -> Iterator[Check]:
 
 
 def _capabilities(device: int) -> Iterator[Check]:
-    from labkit.cpu.kvm import REQUIRED, ioctl
+    from labkit.cpu.ioctl import ioctl
+    from labkit.cpu.kvm import REQUIRED
     from labkit.native import lib
 
     newer = "a newer Linux kernel, or another host: this KVM cannot do it"

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from labkit.abi import GPA_IMAGE, MEMORY_MIN_MIB, NUMBERS, PORT_EXIT
 from labkit.cpu.entry import CODE_SELECTOR, Entry
-from labkit.cpu.kvm import Kvm, ioctl
+from labkit.cpu.ioctl import ioctl
+from labkit.cpu.kvm import Kvm
 from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
 from labkit.pc.firmware import write_page_tables

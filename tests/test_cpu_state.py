@@ -19,6 +19,7 @@ from labkit.doctor import EMULATED_NS, probe_instruction_ns
 Boot = Callable[..., Machine]
 READY, GO, OUT = 0x800000, 0x800008, 0x800100  # in guest memory: what guest and test tell each other
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rsp")
+XMM, XMM_BYTES, XSTATE_BV, HAS_X87, HAS_SSE = 160, 256, 512, 1, 2  # offsets and bits in the area of XSAVE
 TIMER_CURRENT = 0x390  # in a local APIC
 RUNS_ON = {"CLOCKS", "MSRS"}  # parts with the TSC in them, which runs on while a machine is stopped
 WAIT = f"""
@@ -195,6 +196,19 @@ def test_floating_point_and_vector_registers_go_along(boot: Boot, tmp_path: Path
     assert vm.memory.u16(OUT + 0x220) == 0x27F
     assert vm.memory.u16(OUT + 0x222) >> 11 & 7 == 0  # both taken from the stack: its top is where it began
     assert vm.memory.u16(OUT + 0x224) == 0x3F80
+
+
+@pytest.mark.kvm
+def test_kvm_takes_floating_point_and_vector_registers_back(boot: Boot, tmp_path: Path) -> None:
+    """Whatever instructions it knows: what is in the area of XSAVE comes out of it again."""
+    vm = ready(boot("null", kernel=assemble(tmp_path, f"guest_main: {WAIT} {DONE}")))
+    state = settle(vm)
+    area = bytearray(state.vcpus[0]["XSAVE"])
+    area[XMM : XMM + XMM_BYTES] = vectors = random.Random(0).randbytes(XMM_BYTES)
+    area[XSTATE_BV] |= HAS_X87 | HAS_SSE
+    vm._board.cpu.load(state._replace(vcpus=({**state.vcpus[0], "XSAVE": bytes(area)},)))
+    assert vm._board.cpu.save().vcpus[0]["XSAVE"][XMM : XMM + XMM_BYTES] == vectors
+    assert go_on(vm) == 7
 
 
 def test_an_interrupt_that_waits_goes_along(boot: Boot, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rings import Rig
 from labkit import Machine
 from labkit.abi import GUEST_IMAGES, NUMBERS, BlkStatus, Irq, PciCommand, Register
 from labkit.answers import Completion
-from labkit.cpu.kvm import ioctl
+from labkit.cpu.ioctl import ioctl
 from labkit.cpu.statistics import read_statistics
 from labkit.native import lib
 

@@ -42,7 +42,8 @@ static mode mode_of(const lk_emulated_state *state)
     int pages = (state->cr0 & CR0_PG) != 0, is_long = (state->efer & EFER_LMA) != 0;
     if (!(state->cr0 & CR0_PE))
         return pages || is_long || (cs->flags | ss->flags) & (IS_32 | IS_64) ? NO_MODE : REAL_MODE;
-    if ((cs->selector | ss->selector) & RING || !(cs->flags & IS_PRESENT) || is_long != (pages && state->efer & EFER_LME))
+    if ((cs->selector | ss->selector) & RING || !(cs->flags & IS_PRESENT) ||
+        is_long != (pages && state->efer & EFER_LME))
         return NO_MODE;
     if (is_long)
         return state->cr4 & CR4_PAE && cs->flags & IS_64 && !(cs->flags & IS_32) ? LONG_MODE : NO_MODE;
