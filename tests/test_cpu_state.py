@@ -266,6 +266,102 @@ def test_a_processor_that_waits_to_be_started_still_does(boot: Boot, tmp_path: P
     assert go_on(vm) == 7
 
 
+REAL = """
+    movw $0x700, %ax
+    movw %ax, %ds                       # the page, by a base of its own
+    movl $0x12345678, %ebx
+    movb $1, %ds:there - begin
+1:  cmpb $0, %ds:go - begin
+    je 1b
+    cmpl $0x12345678, %ebx
+    jne 2f
+    movb $41, %ds:answer - begin
+2:  hlt
+"""
+PROTECTED = """
+    lgdtl %cs:pointer - begin
+    movl $1, %eax
+    movl %eax, %cr0
+    ljmpl $8, $0x7000 + 3f - begin
+    .code32
+3:  movl $16, %eax
+    movl %eax, %ds
+    movl %eax, %ss
+    movl %eax, %es
+    movl $24, %eax
+    movl %eax, %fs                      # begins at the page: another base than that of the others
+    movl $0x7900, %esp
+    movl $0x12345678, %ebx
+    movb $1, 0x7000 + there - begin
+1:  cmpb $0, %fs:go - begin
+    je 1b
+    movw $0, 0x7000 + table + 24 - begin # what FS had been loaded from
+    pushl %ebx
+    cmpl $0x12345678, (0x7900 - 4)
+    jne 2f
+    movb $41, %fs:answer - begin
+2:  hlt
+    .balign 8
+table: .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x004093007000ffff
+pointer: .word 31; .long 0x7000 + table - begin
+"""
+
+
+@pytest.mark.parametrize("mode", [REAL, PROTECTED], ids=["real", "protected"])
+def test_another_processor_goes_along_in_its_mode(boot: Boot, tmp_path: Path, mode: str) -> None:
+    """One that was started, and is in real mode or in 32-bit mode, keeps its segments: their hidden parts too."""
+    body = f"""
+    guest_main: movl $0x7000, %edi
+        movl $begin, %esi
+        movl $end - begin, %ecx
+        rep movsb
+        call interrupts
+        movl $0x01000000, 0x310(%rbp)
+        movl $0x4500, 0x300(%rbp)
+        movl $0x01000000, 0x310(%rbp)
+        movl $0x4607, 0x300(%rbp)
+    1:  cmpb $0, 0x7000 + there - begin
+        je 1b
+        {WAIT}
+        movb $1, 0x7000 + go - begin
+    1:  movb 0x7000 + answer - begin, %al
+        testb %al, %al
+        jz 1b
+        jmp finish
+        .code16
+    begin: {mode}
+    there: .byte 0
+    go: .byte 0
+    answer: .byte 0
+    end: .code64
+    """
+    assert go_on(move(boot, assemble(tmp_path, body), vcpus=2)) == 41
+
+
+def test_a_mode_that_cannot_be_loaded_again_is_said_to_be_one(boot: Boot, tmp_path: Path, cpu: str) -> None:
+    """In 32-bit code under long mode the emulated CPU has no state to give; KVM has."""
+    body = f"""
+    guest_main: lgdt pointer
+        pushq $8
+        pushq $narrow
+        lretq
+        .code32
+    narrow: {WAIT}
+    1:  jmp 1b
+        .code64
+        .data
+    table: .quad 0, 0x00cf9b000000ffff
+    pointer: .word 15
+        .quad table
+        .text"""
+    vm = ready(boot("null", kernel=assemble(tmp_path, body)))
+    if cpu == "kvm":
+        vm._board.cpu.load(settle(vm))
+        return
+    with pytest.raises(UsageError, match="vCPU 0 is in a mode that cannot be loaded again"):
+        settle(vm)
+
+
 # -- states of nobody --------------------------------------------------------------------------------------------------
 
 
