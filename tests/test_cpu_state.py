@@ -19,6 +19,7 @@ from labkit.doctor import EMULATED_NS, probe_instruction_ns
 Boot = Callable[..., Machine]
 READY, GO, OUT = 0x800000, 0x800008, 0x800100  # in guest memory: what guest and test tell each other
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rsp")
+XMM, XMM_BYTES, XSTATE_BV, HAS_X87, HAS_SSE = 160, 256, 512, 1, 2  # offsets and bits in the area of XSAVE
 TIMER_CURRENT = 0x390  # in a local APIC
 RUNS_ON = {"CLOCKS", "MSRS"}  # parts with the TSC in them, which runs on while a machine is stopped
 WAIT = f"""
@@ -197,6 +198,19 @@ def test_floating_point_and_vector_registers_go_along(boot: Boot, tmp_path: Path
     assert vm.memory.u16(OUT + 0x224) == 0x3F80
 
 
+@pytest.mark.kvm
+def test_kvm_takes_floating_point_and_vector_registers_back(boot: Boot, tmp_path: Path) -> None:
+    """Whatever instructions it knows: what is in the area of XSAVE comes out of it again."""
+    vm = ready(boot("null", kernel=assemble(tmp_path, f"guest_main: {WAIT} {DONE}")))
+    state = settle(vm)
+    area = bytearray(state.vcpus[0]["XSAVE"])
+    area[XMM : XMM + XMM_BYTES] = vectors = random.Random(0).randbytes(XMM_BYTES)
+    area[XSTATE_BV] |= HAS_X87 | HAS_SSE
+    vm._board.cpu.load(state._replace(vcpus=({**state.vcpus[0], "XSAVE": bytes(area)},)))
+    assert vm._board.cpu.save().vcpus[0]["XSAVE"][XMM : XMM + XMM_BYTES] == vectors
+    assert go_on(vm) == 7
+
+
 def test_an_interrupt_that_waits_goes_along(boot: Boot, tmp_path: Path) -> None:
     """A vector in IRR, kept away by cli, is delivered in the other machine, by its own gate."""
     body = f"""
@@ -250,6 +264,102 @@ def test_a_processor_that_waits_to_be_started_still_does(boot: Boot, tmp_path: P
     """The second vCPU of a kernel of one's own is as it was at power-on, there as here."""
     vm = move(boot, assemble(tmp_path, f"guest_main: {WAIT} {DONE}"), vcpus=2, irq=irq)
     assert go_on(vm) == 7
+
+
+REAL = """
+    movw $0x700, %ax
+    movw %ax, %ds                       # the page, by a base of its own
+    movl $0x12345678, %ebx
+    movb $1, %ds:there - begin
+1:  cmpb $0, %ds:go - begin
+    je 1b
+    cmpl $0x12345678, %ebx
+    jne 2f
+    movb $41, %ds:answer - begin
+2:  hlt
+"""
+PROTECTED = """
+    lgdtl %cs:pointer - begin
+    movl $1, %eax
+    movl %eax, %cr0
+    ljmpl $8, $0x7000 + 3f - begin
+    .code32
+3:  movl $16, %eax
+    movl %eax, %ds
+    movl %eax, %ss
+    movl %eax, %es
+    movl $24, %eax
+    movl %eax, %fs                      # begins at the page: another base than that of the others
+    movl $0x7900, %esp
+    movl $0x12345678, %ebx
+    movb $1, 0x7000 + there - begin
+1:  cmpb $0, %fs:go - begin
+    je 1b
+    movw $0, 0x7000 + table + 24 - begin # what FS had been loaded from
+    pushl %ebx
+    cmpl $0x12345678, (0x7900 - 4)
+    jne 2f
+    movb $41, %fs:answer - begin
+2:  hlt
+    .balign 8
+table: .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x004093007000ffff
+pointer: .word 31; .long 0x7000 + table - begin
+"""
+
+
+@pytest.mark.parametrize("mode", [REAL, PROTECTED], ids=["real", "protected"])
+def test_another_processor_goes_along_in_its_mode(boot: Boot, tmp_path: Path, mode: str) -> None:
+    """One that was started, and is in real mode or in 32-bit mode, keeps its segments: their hidden parts too."""
+    body = f"""
+    guest_main: movl $0x7000, %edi
+        movl $begin, %esi
+        movl $end - begin, %ecx
+        rep movsb
+        call interrupts
+        movl $0x01000000, 0x310(%rbp)
+        movl $0x4500, 0x300(%rbp)
+        movl $0x01000000, 0x310(%rbp)
+        movl $0x4607, 0x300(%rbp)
+    1:  cmpb $0, 0x7000 + there - begin
+        je 1b
+        {WAIT}
+        movb $1, 0x7000 + go - begin
+    1:  movb 0x7000 + answer - begin, %al
+        testb %al, %al
+        jz 1b
+        jmp finish
+        .code16
+    begin: {mode}
+    there: .byte 0
+    go: .byte 0
+    answer: .byte 0
+    end: .code64
+    """
+    assert go_on(move(boot, assemble(tmp_path, body), vcpus=2)) == 41
+
+
+def test_a_mode_that_cannot_be_loaded_again_is_said_to_be_one(boot: Boot, tmp_path: Path, cpu: str) -> None:
+    """In 32-bit code under long mode the emulated CPU has no state to give; KVM has."""
+    body = f"""
+    guest_main: lgdt pointer
+        pushq $8
+        pushq $narrow
+        lretq
+        .code32
+    narrow: {WAIT}
+    1:  jmp 1b
+        .code64
+        .data
+    table: .quad 0, 0x00cf9b000000ffff
+    pointer: .word 15
+        .quad table
+        .text"""
+    vm = ready(boot("null", kernel=assemble(tmp_path, body)))
+    if cpu == "kvm":
+        vm._board.cpu.load(settle(vm))
+        return
+    with pytest.raises(UsageError, match="vCPU 0 is in a mode that cannot be loaded again"):
+        settle(vm)
 
 
 # -- states of nobody --------------------------------------------------------------------------------------------------

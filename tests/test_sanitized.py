@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (
     *("queue", "event_idx", "fuzz_rings", "loop", "feed", "msix", "memory"),
-    *("terminal", "own_rings", "net", "fuzz_net", "rules_backends", "hotplug", "irqchip", "ioapic", "pic"),
+    *("terminal", "own_rings", "net", "fuzz_net", "rules_backends", "hotplug", "irqchip", "ioapic", "pic", "cpu_state"),
 )
 TESTS = [ROOT / "tests" / f"test_{name}.py" for name in NAMES]
 
