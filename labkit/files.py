@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from pathlib import Path
 
 from labkit.errors import HostError, UsageError
@@ -15,7 +14,7 @@ HOST_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 def write_whole(path: str | os.PathLike[str], what: str, content: bytes) -> None:
     """`what` names it in errors. UsageError: it cannot be there. HostError: the disk is full or fails."""
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    beside = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         with open(beside, "xb") as file:
             file.write(content)

@@ -6,21 +6,19 @@ is taken up the rules make them anew (R10), and the kick of the start finds what
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labkit import abi, views
 from labkit.errors import UsageError
 from labkit.files import write_whole
 from labkit.installation import VERSION
 from labkit.state import Number, Shape, State, checked
+
+if TYPE_CHECKING:
+    import zipfile  # what the file needs is imported with it: most of what `import labkit` would take
 
 FORMAT = 1
 STATE, MEMORY = "state.json", "memory"
@@ -42,6 +40,10 @@ class Snapshot:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Into a file, whole or not at all. UsageError: it cannot be there. HostError: the disk is full or fails."""
+        import io
+        import json
+        import zipfile
+
         head = {"format": FORMAT, "labkit": VERSION, "plan": self.plan, "running": self.running}
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
@@ -75,6 +77,9 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
 
     What the parts' states say is checked when it is taken up, by the parts.
     """
+    import zipfile
+    import zlib
+
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as file:
@@ -88,6 +93,8 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
 
 
 def _read(file: zipfile.ZipFile) -> Snapshot:
+    import json
+
     head = json.loads(_entry(file, STATE, STATE_MAX_BYTES))
     if not isinstance(head, dict) or not isinstance(head.get("format"), int):
         raise UsageError("it is no snapshot")
@@ -115,6 +122,8 @@ def _entry(file: zipfile.ZipFile, name: str, most: int) -> bytes:
 def _to_text(value: Any) -> Any:
     """JSON has no bytes."""
     if isinstance(value, bytes):
+        import base64
+
         return {"bytes": base64.b64encode(value).decode()}
     if isinstance(value, dict):
         return {name: _to_text(one) for name, one in value.items()}
@@ -124,6 +133,8 @@ def _to_text(value: Any) -> Any:
 def _from_text(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"bytes"}:
+            import base64
+
             return base64.b64decode(value["bytes"], validate=True)
         return {name: _from_text(one) for name, one in value.items()}
     return [_from_text(one) for one in value] if isinstance(value, list) else value
