@@ -127,7 +127,7 @@ def test_numbers_are_plain_literals() -> None:
 LEAVES = frozenset({"abi", "errors", "installation", "views", "trace.events", "trace.fields", "trace.recorded"})
 PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.feed", "trace.gates", "cpu", "pc", "pc.firmware", "virtio", "virtio.looks"),
-    *("loader", "owner", "runstate", "threads"),
+    *("dirty", "loader", "owner", "runstate", "threads"),
 }
 WHOLE = PARTS | {"answers", "recorder", "board", "guest", "terminal", "machine"}
 
@@ -152,6 +152,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runstate": LEAVES | {"trace.feed"},
     "rules": LEAVES | {"virtio"},  # the tables, for people
     "cpu": LEAVES | {"memory", "native"},
+    "dirty": LEAVES | {"memory", "native", "cpu"},
     "pc": LEAVES | {"native"},
     "pc.firmware": LEAVES | {"memory", "cpu", "pc"},  # leaves memory and the first vCPU as a PC's firmware would
     "virtio": LEAVES | {"memory", "native", "pc", "trace.feed", "trace.gates", "virtio.looks"},
