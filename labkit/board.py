@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from labkit import cpu as cpus
 from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT
 from labkit.cpu.entry import Entry, lab_entry, multiboot_entry
+from labkit.dirty import DirtyPages
 from labkit.errors import GuestCrash, HostError, UsageError
 from labkit.loader import Image
 from labkit.memory import GuestMemory
@@ -61,6 +62,7 @@ class Board:
         self.plan, self.name = plan, name
         self.crash: GuestCrash | HostError | None = None
         self.exit_code: int | None = None
+        self.like: object = None  # the snapshot that memory is like, but for the pages that are dirty
         self.recorder = Recorder(self)
         self._threads: list[Thread] = []
         self._undo: list[Callable[[], None]] = [plan.model.close]
@@ -85,6 +87,7 @@ class Board:
         self._big_lock = BigLock(self.memory.native)
         self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus, intx=plan.intx)
         undo.append(self.cpu.close)
+        self.dirty = DirtyPages(self.memory, self.cpu)
         self.loop = _not_null(lib.lk_loop_new(self.memory.native), "epoll_create1")
         undo.append(lambda: lib.lk_loop_free(self.loop))  # which stops the iothread
         device = _not_null(lib.lk_device_new(self.memory.native, plan.model.kind), "malloc")

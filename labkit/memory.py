@@ -32,22 +32,40 @@ class GuestMemory:
         """Is there memory to read? Not after `close`."""
         return self.native is not None
 
-    def _at(self, gpa: int, size: int) -> Any:
+    def open_native(self) -> Any:
+        """`native`. UsageError after `close`."""
         if self.native is None:
             raise UsageError("the machine is closed: its memory is gone")
-        sane = 0 <= gpa <= self.size_bytes and 0 <= size <= self.size_bytes  # so it fits in 64 bits
-        host = lib.lk_memory_at(ffi.addressof(self.native.memory), gpa, size) if sane else ffi.NULL
-        if host == ffi.NULL:
-            raise UsageError(f"guest memory [{gpa:#x}, +{size:#x}) is outside its {self.size_bytes >> 20} MiB")
-        return host
+        return self.native
+
+    def _is_sane(self, gpa: int, size: int) -> bool:
+        """Does it fit in 64 bits, so that the C core can judge it?"""
+        return 0 <= gpa <= self.size_bytes and 0 <= size <= self.size_bytes
+
+    def _outside(self, gpa: int, size: int) -> UsageError:
+        return UsageError(f"guest memory [{gpa:#x}, +{size:#x}) is outside its {self.size_bytes >> 20} MiB")
 
     def read(self, gpa: int, size: int) -> bytes:
         """`size` bytes from guest-physical `gpa`. UsageError outside RAM."""
-        return bytes(ffi.buffer(self._at(gpa, size), size))
+        memory = ffi.addressof(self.open_native().memory)
+        host = lib.lk_memory_at(memory, gpa, size) if self._is_sane(gpa, size) else ffi.NULL
+        if host == ffi.NULL:
+            raise self._outside(gpa, size)
+        return bytes(ffi.buffer(host, size))
+
+    def contents(self) -> bytes:
+        """All of it. Pages that nobody has touched cost nothing, then or later."""
+        self.open_native()
+        whole = bytearray()
+        while len(whole) < self.size_bytes:
+            whole += os.pread(self.fd, self.size_bytes - len(whole), len(whole))
+        return bytes(whole)
 
     def write(self, gpa: int, data: bytes) -> None:
         """Store `data` at guest-physical `gpa`. UsageError outside RAM."""
-        ffi.memmove(self._at(gpa, len(data)), data, len(data))
+        native, size = self.open_native(), len(data)
+        if not self._is_sane(gpa, size) or lib.lk_memory_write(native, gpa, ffi.from_buffer(data), size):
+            raise self._outside(gpa, size)
 
     def u16(self, gpa: int) -> int:
         """A little-endian 16-bit value."""

@@ -29,7 +29,15 @@ def take(board: Board) -> Snapshot:
         raise UsageError(f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with")
     running = board.runstate.running
     with board.settled(), board.locked(), _without_backend(board):
-        return Snapshot(described(board), running, _save(board), board.memory.read(0, board.memory.size_bytes))
+        snapshot = Snapshot(described(board), running, _save(board), board.memory.contents())
+        _begin_anew(board, snapshot)
+        return snapshot
+
+
+def _begin_anew(board: Board, snapshot: Snapshot) -> None:
+    """Memory is what the snapshot has, and from now on every page that is written is noted."""
+    board.dirty.track(True)
+    board.like = snapshot
 
 
 @contextmanager
@@ -72,9 +80,13 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
 
 
 def _load(board: Board, snapshot: Snapshot, text: bytes) -> None:
-    """What has been checked."""
+    """What has been checked. Of memory only the pages that were written since it was like this."""
     native = board.memory.native
-    board.memory.write(0, snapshot.memory)
+    if board.like is snapshot:
+        board.dirty.put_back(board.dirty.take(), snapshot.memory)
+    else:
+        board.memory.write(0, snapshot.memory)
+        _begin_anew(board, snapshot)
     board.pci.load(snapshot.parts["pci"])
     board.proxy.load_device(snapshot.parts["device"])
     board.proxy.tell_loaded()

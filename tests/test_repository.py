@@ -129,7 +129,7 @@ LEAVES = frozenset(
 )
 PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.feed", "trace.gates", "cpu", "pc", "pc.firmware", "virtio", "virtio.looks"),
-    *("loader", "owner", "runstate", "threads"),
+    *("dirty", "loader", "owner", "runstate", "threads"),
 }
 WHOLE = PARTS | {"answers", "recorder", "board", "guest", "terminal", "machine"}
 
@@ -156,6 +156,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runstate": LEAVES | {"trace.feed"},
     "rules": LEAVES | {"virtio"},  # the tables, for people
     "cpu": LEAVES | {"memory", "native"},
+    "dirty": LEAVES | {"memory", "native", "cpu"},
     "pc": LEAVES | {"native"},
     "pc.firmware": LEAVES | {"memory", "cpu", "pc"},  # leaves memory and the first vCPU as a PC's firmware would
     "virtio": LEAVES | {"memory", "native", "pc", "trace.feed", "trace.gates", "virtio.looks"},
@@ -167,7 +168,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "guest": LEAVES | {"answers", "native", "board"},
     "terminal": LEAVES | {"native", "board", "virtio"},
     "machine": PARTS | {"board", "guest", "terminal", "snapshot"},
-    "saving": PARTS | {"board", "snapshot"},
+    "saving": PARTS | {"board", "snapshot", "dirty"},
     "snapshot": LEAVES,  # a value: the machine fills it and takes it up again
     "migration": WHOLE | {"snapshot"},
     "races": WHOLE | {"snapshot", "migration"},

@@ -85,6 +85,15 @@ class Cpu(Protocol):
     def route(self, messages: Sequence[Message]) -> None:
         """Replace the routing table: message n for vector n."""
 
+    def log_writes(self, on: bool) -> None:
+        """Begin to note which pages of memory the guest writes, with none, or end. HostError."""
+
+    def written(self) -> Any:
+        """A bitmap (uint64_t[], a bit a page) of those written since it was last asked, which are forgotten.
+
+        NULL: lk_dirty_take finds them by itself.
+        """
+
     def statistics(self) -> dict[str, int]:
         """The back end's own counters, summed over the vCPUs."""
 

@@ -60,6 +60,7 @@ class Emulated:
 
     def __init__(self, memory: GuestMemory, vcpus: int, *, intx: bool = False, quantum: int = QUANTUM) -> None:
         load_library()
+        self._memory = memory
         self._native: Any = lib.lk_emulated_new(memory.native, vcpus, intx, quantum)
         if self._native == ffi.NULL:
             raise HostError("an emulated CPU", ffi.errno, f"{vcpus} vCPUs")
@@ -148,6 +149,19 @@ class Emulated:
         data = [data for _, data in messages]
         if (failed := lib.lk_emulated_route(self._native, len(messages), addresses, data)) < 0:
             raise HostError("emulated routing", -failed)
+
+    def log_writes(self, on: bool) -> None:
+        """By comparing memory with a copy: the library's hook for stores does not hear of all that is written.
+
+        It is not told of accessed and dirty bits in page tables, nor where a store across two pages ends.
+        """
+        memory = self._memory
+        if (failed := lib.lk_dirty_compare(memory.native, memory.fd if on else -1)) < 0:
+            raise HostError("mmap(copy of guest RAM)", -failed)
+
+    def written(self) -> Any:
+        """NULL: the C core compares."""
+        return ffi.NULL
 
     def statistics(self) -> dict[str, int]:
         """Counters of the C core, named as KVM names its own, summed over the vCPUs; and `instructions`."""

@@ -22,6 +22,7 @@ from labkit.native import HAS_KVM, ffi, lib
 DEVICE = kvm_state.DEVICE
 TSS_GPA = 0xFFFBD000  # three pages Intel hosts need; in the hole below 4 GiB
 PIC_ALL_MASKED = 0xFF
+BYTES_OF_A_WORD = 64 * NUMBERS["PAGE_BYTES"]  # of the dirty log: what a word of it tells of
 CPUID_ENTRIES = 256
 CODE_TYPE, DATA_TYPE, TSS_TYPE = 11, 3, 11  # execute/read/accessed, read/write/accessed, busy TSS
 LEAF_FEATURES, LEAF_TOPOLOGY = 1, 0xB
@@ -132,7 +133,21 @@ class Kvm:
             "memory_size": memory.size_bytes,
             "userspace_addr": int(ffi.cast("uintptr_t", memory.native.memory.host)),
         }
-        ioctl(self._fd, "KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", region))
+        self._region = ffi.new("struct kvm_userspace_memory_region *", region)
+        ioctl(self._fd, "KVM_SET_USER_MEMORY_REGION", self._region)
+
+    def log_writes(self, on: bool) -> None:
+        """KVM_MEM_LOG_DIRTY_PAGES of the one memory slot."""
+        self._region.flags = lib.KVM_MEM_LOG_DIRTY_PAGES if on else 0
+        ioctl(self._fd, "KVM_SET_USER_MEMORY_REGION", self._region)
+        if on:
+            self._bitmap = ffi.new("uint64_t[]", -(-self._region.memory_size // BYTES_OF_A_WORD))
+            self._log = ffi.new("struct kvm_dirty_log *", {"dirty_bitmap": self._bitmap})
+
+    def written(self) -> Any:
+        """KVM_GET_DIRTY_LOG, which clears what it tells."""
+        ioctl(self._fd, "KVM_GET_DIRTY_LOG", self._log)
+        return self._bitmap
 
     def _create_controllers(self) -> None:
         try:

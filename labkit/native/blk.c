@@ -146,7 +146,7 @@ static int serve_one(lk_device *device, lk_vq *vq)
     vq->requests++;
     lk_feed_emit(device->machine->feed, EV_REQUEST, vq->index, request.header.type, request.header.sector,
                  request.bytes, status, device->chain->head);
-    queue_push(device, vq, device->chain->head, bytes_written(&request, status));
+    queue_push_chain(device, vq, bytes_written(&request, status));
     return 0;
 }
 

@@ -18,7 +18,7 @@ ABI = ROOT / "guests" / "include" / "abi.h"
 
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
 DECLARATIONS = (
-    *("events", "feed", "machine", "device", "terminal", "pydevice"),
+    *("events", "feed", "machine", "dirty", "device", "terminal", "pydevice"),
     *("host", "loop", "worker", "net", "vcpu", "irqchip", "emulated", "bench"),
 )
 CALLED_BACK = """
@@ -26,7 +26,7 @@ extern "Python+C" int lk_python_handle(void *python, unsigned queue);
 extern "Python+C" void lk_python_exit(void *python, lk_vcpu *vcpu);
 """  # what C calls of Python
 SOURCES = (
-    *("feed", "machine", "queue", "device", "blk", "net", "terminal", "pydevice"),
+    *("feed", "machine", "dirty", "queue", "device", "blk", "net", "terminal", "pydevice"),
     *("kick", "host", "loop", "worker", "vcpu", "bench", "bare"),
 )
 EMULATED_SOURCES = (  # the emulated CPU; its library is looked for when it is used

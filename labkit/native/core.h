@@ -20,6 +20,7 @@
 #include "decl/events.h"
 #include "decl/feed.h"
 #include "decl/machine.h"
+#include "decl/dirty.h"
 #include "decl/device.h"
 #include "decl/terminal.h"
 #include "decl/pydevice.h"

@@ -1,5 +1,5 @@
 /* What all parts of one machine share: guest memory behind one checked door, the big lock, the feed, the console. */
-#include "core.h"
+#include "dirty.h"
 
 /* Lock order: the big lock first, then a vCPU's own (vcpu.c). Python's GIL is never held while waiting for either, so it
  * may be taken under the big lock (pydevice.c). */
@@ -42,6 +42,7 @@ void lk_machine_free(lk_machine *machine)
     if (machine->console && machine->console != MAP_FAILED)
         munmap(machine->console, sizeof *machine->console);
     lk_feed_free(machine->feed);
+    dirty_free(machine);
     if (machine->memory.host)
         lk_unmap(machine->memory.host, machine->memory.bytes);
     free(machine);
@@ -53,6 +54,17 @@ void *lk_memory_at(const lk_memory *memory, uint64_t gpa, uint64_t bytes)
     if (gpa > memory->bytes || bytes > memory->bytes - gpa)
         return NULL;
     return memory->host + gpa;
+}
+
+/* 0, or -EFAULT if any byte would lie outside: then none is written. */
+int lk_memory_write(lk_machine *machine, uint64_t gpa, const void *data, uint64_t bytes)
+{
+    void *host = lk_memory_at(&machine->memory, gpa, bytes);
+    if (!host)
+        return -EFAULT;
+    memcpy(host, data, bytes);
+    dirtied(machine, host, bytes);
+    return 0;
 }
 
 void lk_lock_take(lk_machine *machine)

@@ -98,7 +98,7 @@ static int send_one(lk_device *device, lk_vq *vq)
         capture(net, frame, bytes);
     int taken = is_frame(bytes) && net->fd >= 0 && cable_takes(net, frame, bytes);
     went(device, vq, taken ? FRAME_SENT : FRAME_DROPPED_TO_HOST, bytes);
-    queue_push(device, vq, chain->head, 0);
+    queue_push_chain(device, vq, 0);
     return 0;
 }
 
@@ -175,7 +175,7 @@ static int give(lk_device *device, lk_vq *vq, size_t bytes)
     scatter(chain, net->packet, NET_HEADER_BYTES + bytes);
     capture(net, net->packet + NET_HEADER_BYTES, bytes);
     vq->requests++;
-    queue_push(device, vq, chain->head, (uint32_t)(NET_HEADER_BYTES + bytes));
+    queue_push_chain(device, vq, (uint32_t)(NET_HEADER_BYTES + bytes));
     return FRAME_RECEIVED;
 }
 
@@ -228,7 +228,7 @@ static int control_one(lk_device *device, lk_vq *vq)
     uint8_t answer = obey(device->net, order, chain->out_bytes);
     scatter(chain, &answer, sizeof answer);
     lk_feed_emit(device->machine->feed, EV_CHAIN, vq->index, chain->head, chain->out_bytes, sizeof answer, 0, 0);
-    queue_push(device, vq, chain->head, sizeof answer);
+    queue_push_chain(device, vq, sizeof answer);
     return 0;
 }
 

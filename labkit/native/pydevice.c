@@ -2,6 +2,7 @@
  *
  * The calling thread has the big lock and not the GIL; the callback takes the GIL. That order is safe because nobody
  * waits for the big lock with the GIL held: every call into the core has let go of it. */
+#include "dirty.h"
 #include "queue.h"
 
 /* Made by cffi; labkit/virtio/devices/python.py is behind it, and handles whatever fails there. 1: call again, for the
@@ -11,6 +12,7 @@ int lk_python_handle(void *python, unsigned queue);
 /* A chain that outlives the next pop: the parts of device->chain, the readable ones first. */
 typedef struct {
     lk_taken chain;
+    lk_machine *machine;
     struct iovec parts[];
 } taken;
 
@@ -25,12 +27,13 @@ void python_serve(lk_device *device, lk_vq *vq)
     }
 }
 
-static taken *copy_of(const struct lk_chain *chain)
+static taken *copy_of(const struct lk_chain *chain, lk_machine *machine)
 {
     taken *copy = malloc(sizeof *copy + (chain->out_count + chain->in_count) * sizeof *copy->parts);
     if (!copy)
         return NULL;
     copy->chain = (lk_taken){chain->head, chain->out_count, chain->in_count, chain->out_bytes, chain->in_bytes};
+    copy->machine = machine;
     memcpy(copy->parts, chain->out, chain->out_count * sizeof *copy->parts);
     memcpy(copy->parts + chain->out_count, chain->in, chain->in_count * sizeof *copy->parts);
     return copy;
@@ -43,7 +46,7 @@ lk_taken *lk_python_pop(lk_device *device, unsigned queue)
     lk_vq *vq = &device->vq[queue % QUEUE_MAX];
     if (!vq->desc || device->broken || queue_pop(device, vq) <= 0)
         return NULL;
-    taken *copy = copy_of(device->chain);
+    taken *copy = copy_of(device->chain, device->machine);
     if (!copy)
         device_break(device, vq, BROKEN_DEVICE_CODE, device->chain->head);
     return (lk_taken *)copy;
@@ -54,9 +57,12 @@ void lk_taken_free(lk_taken *chain)
     free(chain);
 }
 
-/* Moves up to `bytes` between a list of parts, from its byte `from` on, and a plain buffer. Returns how many. */
-static uint64_t move(const struct iovec *parts, uint32_t count, uint64_t from, uint8_t *plain, uint64_t bytes, int out)
+/* Moves up to `bytes` between the readable (out) or the writable parts, from their byte `from` on, and a plain buffer.
+ * Returns how many. */
+static uint64_t move(const taken *copy, uint64_t from, uint8_t *plain, uint64_t bytes, int out)
 {
+    const struct iovec *parts = out ? copy->parts : copy->parts + copy->chain.out_count;
+    uint32_t count = out ? copy->chain.out_count : copy->chain.in_count;
     uint64_t moved = 0;
     for (uint32_t i = 0; i < count && moved < bytes; i++) {
         if (from >= parts[i].iov_len) {
@@ -66,6 +72,8 @@ static uint64_t move(const struct iovec *parts, uint32_t count, uint64_t from, u
         uint8_t *guest = (uint8_t *)parts[i].iov_base + from;
         uint64_t here = parts[i].iov_len - from, now = here < bytes - moved ? here : bytes - moved;
         memcpy(out ? plain + moved : guest, out ? guest : plain + moved, now);
+        if (!out)
+            dirtied(copy->machine, guest, now);
         moved += now;
         from = 0;
     }
@@ -74,13 +82,12 @@ static uint64_t move(const struct iovec *parts, uint32_t count, uint64_t from, u
 
 uint64_t lk_taken_read(const lk_taken *chain, uint64_t from, void *out, uint64_t most)
 {
-    return move(((const taken *)chain)->parts, chain->out_count, from, out, most, 1);
+    return move((const taken *)chain, from, out, most, 1);
 }
 
 uint64_t lk_taken_write(const lk_taken *chain, uint64_t from, const void *data, uint64_t bytes)
 {
-    const taken *copy = (const taken *)chain;
-    return move(copy->parts + chain->out_count, chain->in_count, from, (uint8_t *)(uintptr_t)data, bytes, 0);
+    return move((const taken *)chain, from, (uint8_t *)(uintptr_t)data, bytes, 0);
 }
 
 void lk_python_push(lk_device *device, unsigned queue, const lk_taken *chain, uint32_t written)

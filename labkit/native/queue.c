@@ -1,5 +1,6 @@
 /* How does a device take chains out of a split ring, and give them back? */
 #include "queue.h"
+#include "dirty.h"
 
 typedef struct {
     uint64_t addr;
@@ -68,6 +69,7 @@ static int chain_add(lk_device *device, lk_vq *vq, const descriptor *desc)
     }
     struct iovec part = {.iov_base = host, .iov_len = desc->len};
     if (writable) {
+        chain->writable[chain->in_count] = part;
         chain->in[chain->in_count++] = part;
         chain->in_bytes += desc->len;
     } else {
@@ -112,13 +114,19 @@ static int chain_walk(lk_device *device, lk_vq *vq, uint64_t table_gpa, uint32_t
     return -1;
 }
 
+static void write_wish(lk_device *device, uint16_t *where, uint16_t wish)
+{
+    store_relaxed(where, wish);
+    dirtied(device->machine, where, sizeof *where);
+}
+
 /* The next entry of the avail ring is worth a kick. */
 static void ask_for_kicks(lk_device *device, const lk_vq *vq, uint8_t *used)
 {
     if (event_idx(device))
-        store_relaxed(avail_event(used, vq), vq->last_avail);
+        write_wish(device, avail_event(used, vq), vq->last_avail);
     else if (device->suppress)
-        store_relaxed((uint16_t *)(used + FLAGS), 0);
+        write_wish(device, (uint16_t *)(used + FLAGS), 0);
 }
 
 /* The device is at work and will come to the next entry by itself. With EVENT_IDX nothing has to be written for that:
@@ -127,7 +135,7 @@ static void ask_for_none(lk_device *device, uint8_t *used)
 {
     uint16_t *flags = (uint16_t *)(used + FLAGS);
     if (!event_idx(device) && load_relaxed(flags) != USED_NO_NOTIFY) /* the driver reads this line: write it seldom */
-        store_relaxed(flags, USED_NO_NOTIFY);
+        write_wish(device, flags, USED_NO_NOTIFY);
 }
 
 /* Entries of the avail ring not taken yet; `idx` is avail.idx. A ring found empty asks for a kick and is looked at once
@@ -209,8 +217,19 @@ void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written)
     vq->inuse--;
     vq->used_idx++;
     store_release((uint16_t *)(used + IDX), vq->used_idx);
+    dirtied(device->machine, used + IDX, sizeof vq->used_idx);
+    dirtied(device->machine, element, USED_ELEMENT_BYTES);
     if ((uint16_t)(vq->used_idx - vq->decided_at) > INT16_MAX)
         vq->decided = 0; /* half way round since the last decision: later, before and after could not be told apart */
+}
+
+/* The chain that was popped last, with whatever the device wrote into it: into no more than its writable parts. */
+void queue_push_chain(lk_device *device, lk_vq *vq, uint32_t written)
+{
+    const struct lk_chain *chain = device->chain;
+    for (uint32_t i = 0; i < chain->in_count; i++)
+        dirtied(device->machine, chain->writable[i].iov_base, chain->writable[i].iov_len);
+    queue_push(device, vq, chain->head, written);
 }
 
 /* Does the driver want to hear of what was given back? used.idx is visible by now. */

@@ -13,6 +13,7 @@ struct lk_chain {
     uint32_t out_count, in_count;
     uint64_t out_bytes, in_bytes;
     struct iovec out[QUEUE_SIZE_MAX], in[QUEUE_SIZE_MAX];
+    struct iovec writable[QUEUE_SIZE_MAX]; /* `in` as it was: a device may eat that up */
 };
 
 /* 1: taken, -1: broken; 0: the ring is empty, and the next entry is worth a kick. A device that leaves entries in the ring
@@ -21,6 +22,7 @@ int queue_pop(lk_device *device, lk_vq *vq);
 int queue_has_next(lk_device *device, lk_vq *vq);
 void queue_unpop(lk_vq *vq);
 void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written);
+void queue_push_chain(lk_device *device, lk_vq *vq, uint32_t written);
 void queue_interrupt(lk_device *device, lk_vq *vq);
 int device_interrupt(lk_device *device, uint8_t isr, unsigned vector);
 void queue_raise(lk_device *device, lk_vq *vq);

@@ -93,7 +93,7 @@ static void serve_one(lk_device *device, lk_vq *vq)
     }
     vq->requests++;
     lk_feed_emit(device->machine->feed, EV_CHAIN, vq->index, chain->head, shown, given, 0, 0);
-    queue_push(device, vq, chain->head, given);
+    queue_push_chain(device, vq, given);
 }
 
 /* As a disk serves: until the ring is empty, one interrupt at the end, and a stop cuts it short between two chains. */

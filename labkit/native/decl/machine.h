@@ -8,6 +8,7 @@ typedef struct {
 typedef struct lk_lock lk_lock;
 typedef struct lk_console lk_console;
 typedef struct lk_loop lk_loop;
+typedef struct lk_dirty lk_dirty;
 
 typedef struct lk_machine lk_machine;
 struct lk_machine {
@@ -18,12 +19,15 @@ struct lk_machine {
     lk_loop *loop; /* the iothread's; NULL: there is none */
     void (*set_line)(void *lines, int fd, unsigned pin, int high); /* where a level goes; NULL: nowhere */
     void *lines;
+    lk_dirty *dirty; /* which pages were written; NULL: nobody ever asked */
+    uint8_t tracking; /* somebody asks */
     uint32_t messages; /* sent by the devices' vectors so far; for who need not ask the kernel whether one came */
 };
 
 lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity);
 void lk_machine_free(lk_machine *machine);
 void *lk_memory_at(const lk_memory *memory, uint64_t gpa, uint64_t bytes);
+int lk_memory_write(lk_machine *machine, uint64_t gpa, const void *data, uint64_t bytes);
 
 void lk_lock_take(lk_machine *machine);
 void lk_lock_release(lk_machine *machine);
