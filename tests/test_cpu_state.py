@@ -46,7 +46,7 @@ def ready(vm: Machine) -> Machine:
 
 
 def move(boot: Boot, kernel: Path, **options: Any) -> Machine:
-    """A machine that goes on where another one was stopped, which is gone. It was at power-on, and knew nothing of it."""
+    """A machine that goes on where another one was stopped, which is gone. It was at power-on until then."""
     there = boot("null", kernel=kernel, **options)
     there.pause()
     there.reset()
