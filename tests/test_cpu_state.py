@@ -46,8 +46,10 @@ def ready(vm: Machine) -> Machine:
 
 
 def move(boot: Boot, kernel: Path, **options: Any) -> Machine:
-    """A machine that goes on where another one was stopped. Both had begun with the same kernel; the first is gone."""
+    """A machine that goes on where another one was stopped, which is gone. It was at power-on until then."""
     there = boot("null", kernel=kernel, **options)
+    there.pause()
+    there.reset()
     settle(there)
     here = ready(boot("null", kernel=kernel, **options))
     plain = settle(here).to_plain()
