@@ -18,7 +18,6 @@ from labkit.errors import GuestCrash, GuestError, HostError, UsageError
 from labkit.guest import Guest
 from labkit.loader import Image, lab_guest, load_kernel
 from labkit.memory import GuestMemory
-from labkit.native import ffi, lib
 from labkit.trace import Trace
 from labkit.trace.events import State
 from labkit.trace.recorded import Facts
@@ -85,7 +84,7 @@ class Machine(MachineLook):
     def console(self) -> str:
         """What the guest wrote to port 0xe9 since the last reset, at most 1 MiB."""
         self._check_open()
-        return _console(self._board.memory.native)
+        return self._board.memory.console().decode(errors="replace")
 
     @property
     def terminal(self) -> Terminal:
@@ -355,14 +354,6 @@ def _check_fits(image: Image, memory_mib: int) -> None:
     end = max(segment.gpa + segment.size for segment in image.segments)
     if end > memory_mib << 20:
         raise UsageError(f"{image.name} needs memory up to {end:#x}: memory_mib={memory_mib} is too small")
-
-
-def _console(native: Any) -> str:
-    size = 1 << 16
-    out, text = ffi.new("char[]", size), b""
-    while count := lib.lk_console_read(native, len(text), out, size):
-        text += bytes(ffi.buffer(out, count))
-    return text.decode(errors="replace")
 
 
 def _close(board: Board) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from labkit.errors import HostError, UsageError
 from labkit.native import ffi, lib
 
+CONSOLE_STEP_BYTES = 1 << 16  # read at a time
 FEED_CAPACITY = 1 << 16  # events; 4 MiB, taken from the kernel only as far as used
 
 
@@ -66,6 +67,14 @@ class GuestMemory:
         native, size = self.open_native(), len(data)
         if not self._is_sane(gpa, size) or lib.lk_memory_write(native, gpa, ffi.from_buffer(data), size):
             raise self._outside(gpa, size)
+
+    def console(self) -> bytes:
+        """What the guest wrote to the console port since the last reset; the C core keeps it beside RAM."""
+        native, text = self.open_native(), b""
+        out = ffi.new("char[]", CONSOLE_STEP_BYTES)
+        while count := lib.lk_console_read(native, len(text), out, CONSOLE_STEP_BYTES):
+            text += bytes(ffi.buffer(out, count))
+        return text
 
     def u16(self, gpa: int) -> int:
         """A little-endian 16-bit value."""

@@ -9,12 +9,11 @@ from typing import Any
 from labkit.board import Board
 from labkit.cpu.state import CpuState
 from labkit.errors import UsageError
-from labkit.native import ffi, lib
+from labkit.native import lib
 from labkit.snapshot import Snapshot
 from labkit.state import State as PartState
 from labkit.trace.events import State
 
-CONSOLE_BYTES = 1 << 16  # read at a time
 PARTS = frozenset({"cpu", "device", "pci", "console"})
 STILL = (State.RUNNING, State.PAUSED)
 
@@ -107,7 +106,7 @@ def _save(board: Board) -> PartState:
         "cpu": board.cpu.save().to_plain(),
         "device": board.proxy.save_device(),
         "pci": board.pci.save(),
-        "console": console(board.memory.native),
+        "console": board.memory.console(),
     }
 
 
@@ -115,11 +114,3 @@ def _text(found: Any) -> bytes:
     if not isinstance(found, bytes) or len(found) > lib.CONSOLE_MAX:
         raise UsageError(f"saved state: the console is no text of at most {lib.CONSOLE_MAX} bytes")
     return found
-
-
-def console(native: Any) -> bytes:
-    """What the guest wrote to the console port."""
-    out, text = ffi.new("char[]", CONSOLE_BYTES), b""
-    while count := lib.lk_console_read(native, len(text), out, CONSOLE_BYTES):
-        text += bytes(ffi.buffer(out, count))
-    return text

@@ -86,13 +86,18 @@ class PciFunction:
         return {"config": bytes(self.config)}
 
     def load(self, state: State) -> None:
-        """Config space as it was saved. UsageError, and nothing changes: it is another device's."""
-        config = checked("PCI", PciFunction.SHAPE, state)["config"]
+        """Config space as it was saved. UsageError, and nothing changes: see `check`."""
+        self.config[:] = PciFunction.check(self, state)["config"]
+        self.map_bars()
+
+    def check(self, state: object) -> State:
+        """UsageError: what no guest can write differs, so it is another device's."""
+        found = checked("PCI", PciFunction.SHAPE, state)
+        config = found["config"]
         odd = [at for at in range(CONFIG_BYTES) if (config[at] ^ self.config[at]) & ~self.writable[at] & 0xFF]
         if odd:
             raise UsageError(f"saved state: PCI config at {odd[0]:#x} is of another device")
-        self.config[:] = config
-        self.map_bars()
+        return found
 
     @property
     def command(self) -> PciCommand:

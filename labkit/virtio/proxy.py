@@ -311,7 +311,7 @@ class Proxy(PciFunction, ProxyLook):
         self.model.load_state(found["model"])
         PciFunction.load(self, found["pci"])
         self.queue_sel, self.config_vector = found["queue_sel"], found["config_vector"]
-        saved.load(self.device, len(self.queues), self.msix.count, self.host_features, found["virtio"])
+        saved.load(self.device, found["virtio"])
         self.msix.load(found["msix"])
         self._heed_command()
         self._intx_follows_command()
@@ -331,15 +331,11 @@ class Proxy(PciFunction, ProxyLook):
         found = checked("device", self._shape, state)
         self.model.check_state(found["model"])
         self.config[:] = self._without_interrupt(bytes(self.config))
-        vectors = [found["config_vector"], *(queue["vector"] for queue in found["virtio"]["queues"])]
-        wrong = [vector for vector in vectors if vector >= self.msix.count and vector != NO_VECTOR]
-        if wrong or found["queue_sel"] >= self.notifiers.rules.queue_indices:
+        PciFunction.check(self, found["pci"])
+        saved.check(len(self.queues), self.msix.count, self.host_features, found["virtio"])
+        vector = found["config_vector"]
+        if self._known_vector(vector) != vector or found["queue_sel"] >= self.notifiers.rules.queue_indices:
             raise UsageError("saved state: it names a vector or a queue that the device has not")
-        if found["virtio"]["guest_features"] & ~self.host_features:
-            raise UsageError("saved state: it has features that the device does not offer")
-        config = found["pci"]["config"]
-        if any((new ^ old) & ~may & 0xFF for new, old, may in zip(config, self.config, self.writable, strict=True)):
-            raise UsageError("saved state: its PCI config space is another device's")
         return found
 
     @staticmethod

@@ -43,17 +43,22 @@ def save(device: Any, queues: int) -> State:
     }
 
 
-def load(device: Any, queues: int, vectors: int, offered: int, state: State) -> None:
-    """Into a device that was reset. UsageError, and nothing changes: no driver can have told it that.
-
-    Indices are believed as they are: one that does not fit its ring breaks the device when it looks there, as ever.
-    """
+def check(queues: int, vectors: int, offered: int, state: object) -> State:
+    """UsageError: no driver can have told a device that, with so many queues and vectors, and those features."""
     found = checked("virtio", shape(queues), state)
     if found["guest_features"] & ~offered:
         raise UsageError(f"saved state: features {found['guest_features']:#x}, and the device offers {offered:#x}")
     for index, queue in enumerate(found["queues"]):
         if queue["vector"] >= vectors and queue["vector"] != lib.NO_VECTOR:
             raise UsageError(f"saved state: queue {index} interrupts by vector {queue['vector']}, of {vectors}")
+    return found
+
+
+def load(device: Any, found: State) -> None:
+    """What was checked, into a device that was reset.
+
+    Indices are believed as they are: one that does not fit its ring breaks the device when it looks there, as ever.
+    """
     for index, queue in enumerate(found["queues"]):
         if queue["pfn"]:
             lib.lk_queue_set_pfn(device, index, queue["pfn"])
