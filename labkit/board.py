@@ -31,6 +31,7 @@ from labkit.runstate import RunState
 from labkit.threads import BigLock, Thread
 from labkit.trace.events import Actor, Cause, Crash, Kind, Run, State
 from labkit.trace.feed import Feed
+from labkit.virtio.catalogue import Options
 from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import Situation
 from labkit.virtio.proxy import Proxy
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
     revision: str
     ioeventfd: bool
     intx: bool = False  # an I/O APIC for the device's INTx
+    options: Options = Options()  # what the device was made of
 
 
 class Board:
@@ -62,6 +64,7 @@ class Board:
         self.plan, self.name = plan, name
         self.crash: GuestCrash | HostError | None = None
         self.exit_code: int | None = None
+        self.migration: Any = None  # on its way to another host
         self.like: object = None  # the snapshot that memory is like, but for the pages that are dirty
         self.recorder = Recorder(self)
         self._threads: list[Thread] = []
@@ -239,6 +242,12 @@ class Board:
             with self.proxy.backend.held():
                 self.plan.model.resize(self.device, size_bytes)
             self.proxy.config_changed()
+
+    def move_out(self) -> None:
+        """It is somebody else's now: nothing of it runs here again."""
+        self.runstate.change(State.MIGRATED)
+        for vcpu in self.cpu.vcpus:
+            lib.lk_vcpu_retire(vcpu.native)
 
     def look_at(self, vcpu: int) -> dict[str, int]:
         """Registers of a vCPU; a running guest is taken out and put back, and no rule hears of it."""

@@ -6,8 +6,10 @@ that has mapped the memory's file writes without being seen.
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from labkit.abi import NUMBERS
@@ -82,6 +84,24 @@ class DirtyPages:
         wanted = _pages(pages)
         native = self._memory.open_native()
         self._check(lib.lk_dirty_put_back(native, _indices(wanted), len(wanted), source))
+
+    def put(self, pages: Iterable[int], contents: bytes | memoryview) -> None:
+        """The same from what `copy` gave, perhaps in another machine. UsageError: the two do not fit, or outside RAM."""
+        wanted, source = _pages(pages), ffi.from_buffer(contents)
+        if len(source) != len(wanted) * PAGE_BYTES:
+            raise UsageError(f"{len(source)} bytes for {len(wanted)} pages")
+        self._check(lib.lk_dirty_put(self._memory.open_native(), _indices(wanted), len(wanted), source))
+
+    def touched(self) -> Pages[int]:
+        """The pages that anybody has ever written, which are not many in a young machine. All others are zero."""
+        pages, end, fd = array("I"), 0, self._memory.fd
+        self._memory.open_native()
+        with suppress(OSError):  # ENXIO: no data beyond
+            while True:
+                begin = os.lseek(fd, end, os.SEEK_DATA)
+                end = os.lseek(fd, begin, os.SEEK_HOLE)
+                pages.extend(range(begin // PAGE_BYTES, -(-end // PAGE_BYTES)))
+        return pages
 
     def _check(self, failed: int) -> None:
         if failed < 0:

@@ -12,7 +12,7 @@ from labkit.answers import Added, Completion, Negotiated, Share, Storm
 from labkit.board import Board
 from labkit.errors import GuestError, UsageError
 from labkit.native import lib
-from labkit.trace.events import Kind
+from labkit.trace.events import Kind, State
 
 SLICE_MS = 20  # how long a wait goes without looking for an interrupt of the cell
 TIMEOUT_S = 10.0
@@ -362,6 +362,8 @@ class Guest:
         board.owner.call(lambda: None)  # the machine's state tells of it by now
         if board.crash is not None:
             return GuestError(f"{board.crash}; vm.reset() starts it again")
+        if board.runstate.state is State.MIGRATED:
+            return UsageError("the machine has moved away, and the step goes on there")
         return GuestError(f"the guest ended with exit code {board.exit_code}; vm.reset() starts it again")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 from functools import cache, lru_cache
@@ -35,13 +36,23 @@ class Image(NamedTuple):
     segments: tuple[Segment, ...]
     entry: int
     lab: bool
+    file: bytes = b""  # the ELF of a kernel
 
 
 def load_kernel(path: Path) -> Image:
     """A multiboot 1 kernel, for `kernel=`. UsageError says what is wrong with the file."""
     entry, segments, text = _load(path)
     _check_multiboot(path, text)
-    return _image(path, segments, entry, lab=False)
+    return _image(path, segments, entry, lab=False)._replace(file=text)
+
+
+def kernel_from(name: str, file: bytes) -> Image:
+    """The same, of a file that came from elsewhere: the `file` of an Image."""
+    path = Path(name)
+    entry, segments = _read_elf(path, file)
+    _check_segments(path, segments)
+    _check_multiboot(path, file)
+    return _image(path, segments, entry, lab=False)._replace(file=file)
 
 
 def lab_guest(name: str) -> Image:
@@ -104,30 +115,30 @@ def _load(path: Path) -> Loaded:
 
 @lru_cache(maxsize=16)
 def _parse(path: Path, mtime_ns: int, size: int) -> Loaded:  # noqa: ARG001 - they tell one content from another
-    entry, segments = _read_elf(path)
+    file = path.read_bytes()
+    entry, segments = _read_elf(path, file)
     _check_segments(path, segments)
-    return entry, segments, path.read_bytes()
+    return entry, segments, file
 
 
-def _read_elf(path: Path) -> tuple[int, tuple[Segment, ...]]:
+def _read_elf(path: Path, file: bytes) -> tuple[int, tuple[Segment, ...]]:
     """Physical entry and loadable segments. Whatever the parser makes of a hostile file becomes a UsageError."""
     from elftools.elf.elffile import ELFFile
 
     try:
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            if elf["e_machine"] not in EM_X86 or not elf.little_endian:
-                raise UsageError(f"{path}: an ELF for {elf['e_machine']}, not for x86")
-            parts = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD" and s["p_memsz"]]
-            if any(s["p_filesz"] > s["p_memsz"] or s["p_offset"] + s["p_filesz"] > path.stat().st_size for s in parts):
-                raise UsageError(f"{path}: a segment is larger than the file or than its memory")
-            entry = elf["e_entry"]
-            for part in parts:
-                if part["p_vaddr"] <= entry < part["p_vaddr"] + part["p_memsz"]:
-                    entry += part["p_paddr"] - part["p_vaddr"]
-                    break
-            return entry, tuple(Segment(s["p_paddr"], s.data(), s["p_memsz"]) for s in parts)
-    except (UsageError, OSError):
+        elf = ELFFile(io.BytesIO(file))
+        if elf["e_machine"] not in EM_X86 or not elf.little_endian:
+            raise UsageError(f"{path}: an ELF for {elf['e_machine']}, not for x86")
+        parts = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD" and s["p_memsz"]]
+        if any(s["p_filesz"] > s["p_memsz"] or s["p_offset"] + s["p_filesz"] > len(file) for s in parts):
+            raise UsageError(f"{path}: a segment is larger than the file or than its memory")
+        entry = elf["e_entry"]
+        for part in parts:
+            if part["p_vaddr"] <= entry < part["p_vaddr"] + part["p_memsz"]:
+                entry += part["p_paddr"] - part["p_vaddr"]
+                break
+        return entry, tuple(Segment(s["p_paddr"], s.data(), s["p_memsz"]) for s in parts)
+    except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"{path}: not an ELF file that can be read ({error or type(error).__name__})") from error

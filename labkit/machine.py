@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from labkit.virtio.looks import MachineLook
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
+    from labkit.migration import Arrival, Migration, Progress
     from labkit.snapshot import Snapshot
     from labkit.terminal import Terminal
     from labkit.virtio.backends.worker import Worker
@@ -62,7 +63,7 @@ class Machine(MachineLook):
 
     @property
     def state(self) -> str:
-        """ "running", "paused", "crashed" (see `crash`), "exited" (see `exit_code`) or "closed"."""
+        """ "running", "paused", "crashed" (see `crash`), "exited" (see `exit_code`), "migrated" or "closed"."""
         return self._board.runstate.state.name.lower()
 
     @property
@@ -205,6 +206,39 @@ class Machine(MachineLook):
 
         self._command(lambda: take_up(self._board, snapshot), mends=True)
 
+    def migrate(
+        self,
+        address: str,
+        *,
+        wait: bool = True,
+        tls: str | os.PathLike[str] | None = None,
+        timeout_s: float = 10.0,
+        downtime_s: float = 0.005,
+        rounds: int = 16,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> Migration:
+        """Move to whoever listens at `address` (`labkit.receive`, `labkit.listen`): "unix:/path" or "tcp:host:port".
+
+        Pages go while the guest runs, in rounds, until what is left needs less than `downtime_s`, or after `rounds`.
+        Then it stops (R10), its state goes, and it goes on there; here it is "migrated": it can be looked at and
+        closed. The disk does not go, except a RAM disk: both sides open it, and the lock of a writable one is handed
+        over. `wait=False` returns at once; `cancel()` and `wait()` are the Migration's. `progress` is told of each
+        gate; what it raises calls the machine back. An interrupt calls it back, too.
+        `tls`: a folder with ca.pem, cert.pem and key.pem, without which no machine goes beyond this host by TCP.
+        `timeout_s`: how long the other side may be silent.
+
+        UsageError, HostError: why it did not go; it runs on here.
+        """
+        from labkit import migration
+
+        self._check_open()
+        self._check_here()
+        plan = dict(tls=tls, timeout_s=timeout_s, downtime_s=downtime_s, rounds=rounds, progress=progress)
+        going = migration.leave(self, self._irq, address, **plan)
+        if wait:
+            going.wait()
+        return going
+
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Until the guest ends by port 0xf4: its exit code. None when the time is over; GuestError if it crashed.
 
@@ -229,9 +263,14 @@ class Machine(MachineLook):
             raise UsageError(
                 "a device's handle() runs in a thread of the machine: it cannot wait for the machine to stop"
             )
+        self._check_here()
         if self._board.crash is not None and not mends:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
         return self._board.owner.call(work)
+
+    def _check_here(self) -> None:
+        if self._board.runstate.state is State.MIGRATED:
+            raise UsageError("the machine has moved away: here it can be looked at and closed")
 
     def _check_open(self) -> None:
         if self._board.runstate.state is State.CLOSED:
@@ -319,8 +358,67 @@ def boot(
         revision=revision,
         ioeventfd=model.ioeventfd_default if ioeventfd is None else bool(ioeventfd),
         intx=ways is Irq.INTX,
+        options=options,
     )
     return _running(Machine(plan, ways), bring_up=bring_up)
+
+
+def receive(
+    address: str,
+    *,
+    disk: str | os.PathLike[str] | None = None,
+    device: Device | None = None,
+    net: str | LinkEnd | None = None,
+    pcap: str | os.PathLike[str] | None = None,
+    cpu: str = "auto",
+    tls: str | os.PathLike[str] | None = None,
+    timeout_s: float = 10.0,
+    progress: Callable[[Progress], object] | None = None,
+) -> Machine:
+    """Wait at `address` for a machine that migrates, and go on with it; `listen` is the same without waiting.
+
+    address: "unix:/path", "tcp:port" on the loopback, or "tcp:host:port", beyond the loopback only with `tls`.
+    disk: where the machine's disk is here; may be left out on a unix socket, where the source is this user's own.
+    device: an object of the same class, if the machine's device is one of your own. net, pcap: as `boot` takes them.
+    cpu: must be what the machine ran on. tls, timeout_s, progress: as `Machine.migrate` takes them.
+
+    UsageError: it does not fit here, or what came was no machine or a damaged one. HostError: the connection broke. The
+    source runs on then.
+    """
+    with listen(
+        address,
+        disk=disk,
+        device=device,
+        net=net,
+        pcap=pcap,
+        cpu=cpu,
+        tls=tls,
+        timeout_s=timeout_s,
+        progress=progress,
+    ) as arrival:
+        return arrival.machine()
+
+
+def listen(
+    address: str,
+    *,
+    disk: str | os.PathLike[str] | None = None,
+    device: Device | None = None,
+    net: str | LinkEnd | None = None,
+    pcap: str | os.PathLike[str] | None = None,
+    cpu: str = "auto",
+    tls: str | os.PathLike[str] | None = None,
+    timeout_s: float = 10.0,
+    progress: Callable[[Progress], object] | None = None,
+) -> Arrival:
+    """Listen at `address` for a machine, and return at once: `arrival.machine()` waits for it. See `receive`.
+
+    With port 0 the kernel chooses one: `arrival.address` is what to migrate to.
+    """
+    from labkit import migration
+
+    here = migration.Here(disk=disk, device=device, net=net, pcap=pcap, cpu=cpu)
+    return migration.arrive(address, here, tls=tls, timeout_s=timeout_s, progress=progress)
 
 
 def _running(machine: Machine, *, bring_up: bool) -> Machine:
@@ -358,6 +456,8 @@ def _check_fits(image: Image, memory_mib: int) -> None:
 
 def _close(board: Board) -> None:
     """Close from any thread: also at exit, and from the collector in one of the board's own threads."""
+    if board.migration is not None and not board.is_own_thread():
+        board.migration.abandon(CLOSE_TIMEOUT_S)
     board.owner.submit(board.close)
     if not board.is_own_thread():
         board.owner.join(CLOSE_TIMEOUT_S)

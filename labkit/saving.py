@@ -28,7 +28,7 @@ def take(board: Board) -> Snapshot:
         raise UsageError(f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with")
     running = board.runstate.running
     with board.settled(), board.locked(), _without_backend(board):
-        snapshot = Snapshot(described(board), running, _save(board), board.memory.contents())
+        snapshot = Snapshot(described(board), running, save_parts(board), board.memory.contents())
         _begin_anew(board, snapshot)
         return snapshot
 
@@ -59,8 +59,7 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
     """
     board.check_plugged()
     snapshot.check_fits(described(board))
-    if snapshot.parts.keys() != PARTS:
-        raise UsageError(f"the snapshot has not the parts of this version: {', '.join(sorted(PARTS))}")
+    _check_names(snapshot.parts)
     try:
         with board.stopped(lib.ASK_SETTLE):
             board.proxy.check_device(snapshot.parts["device"])
@@ -78,20 +77,45 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
             board.release_vcpus()
 
 
+def _check_names(parts: PartState) -> None:
+    if not isinstance(parts, dict) or parts.keys() != PARTS:
+        raise UsageError(f"saved state: it has not the parts of this version: {', '.join(sorted(PARTS))}")
+
+
 def _load(board: Board, snapshot: Snapshot, text: bytes) -> None:
     """What has been checked. Of memory only the pages that were written since it was like this."""
-    native = board.memory.native
     if board.like is snapshot:
         board.dirty.put_back(board.dirty.take(), snapshot.memory)
     else:
         board.memory.write(0, snapshot.memory)
         _begin_anew(board, snapshot)
-    board.pci.load(snapshot.parts["pci"])
-    board.proxy.load_device(snapshot.parts["device"])
+    _load_parts(board, snapshot.parts, text)
+
+
+def _load_parts(board: Board, parts: PartState, text: bytes) -> None:
+    board.pci.load(parts["pci"])
+    board.proxy.load_device(parts["device"])
     board.proxy.tell_loaded()
-    lib.lk_console_clear(native)
-    lib.lk_console_put(native, text, len(text))
+    lib.lk_console_clear(board.memory.native)
+    lib.lk_console_put(board.memory.native, text, len(text))
     board.crash = board.exit_code = None
+
+
+def arrive(board: Board, parts: PartState) -> None:
+    """In the owner thread of a machine that has never run, and that has the memory already: it is as the parts say.
+
+    UsageError: they do not fit or are damaged; it may be loaded by half then, and is good for a close only.
+    """
+    _check_names(parts)
+    with board.stopped(lib.ASK_SETTLE):
+        device = board.proxy.check_device(parts["device"])
+        own = board.proxy.notifiers
+        device["notifiers"] |= {"ioeventfd": int(own.ioeventfd), "turned_off": int(own.turned_off)}
+        board.pci.check(parts["pci"])
+        text = _text(parts["console"])
+        cpu = CpuState.from_plain(parts["cpu"])
+        _load_parts(board, {**parts, "device": device}, text)
+        board.cpu.load(cpu)
 
 
 def described(board: Board) -> dict[str, str | int]:

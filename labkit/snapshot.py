@@ -47,7 +47,7 @@ class Snapshot:
         head = {"format": FORMAT, "labkit": VERSION, "plan": self.plan, "running": self.running}
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-            file.writestr(STATE, json.dumps(head | {"parts": _to_text(self.parts)}))
+            file.writestr(STATE, json.dumps(head | {"parts": to_text(self.parts)}))
             file.writestr(MEMORY, self.memory)
         write_whole(path, "snapshot", out.getvalue())
 
@@ -107,7 +107,7 @@ def _read(file: zipfile.ZipFile) -> Snapshot:
     memory = _entry(file, MEMORY, size)
     if len(memory) != size:
         raise UsageError(f"it has {len(memory)} bytes of memory, and should have {size}")
-    return Snapshot(said | numbers, bool(head["running"]), _from_text(head["parts"]), memory)
+    return Snapshot(said | numbers, bool(head["running"]), from_text(head["parts"]), memory)
 
 
 def _entry(file: zipfile.ZipFile, name: str, most: int) -> bytes:
@@ -119,25 +119,26 @@ def _entry(file: zipfile.ZipFile, name: str, most: int) -> bytes:
     return content
 
 
-def _to_text(value: Any) -> Any:
-    """JSON has no bytes."""
+def to_text(value: Any) -> Any:
+    """A state as JSON can hold it, which has no bytes."""
     if isinstance(value, bytes):
         import base64
 
         return {"bytes": base64.b64encode(value).decode()}
     if isinstance(value, dict):
-        return {name: _to_text(one) for name, one in value.items()}
-    return [_to_text(one) for one in value] if isinstance(value, list) else value
+        return {name: to_text(one) for name, one in value.items()}
+    return [to_text(one) for one in value] if isinstance(value, list) else value
 
 
-def _from_text(value: Any) -> Any:
+def from_text(value: Any) -> Any:
+    """The state again. ValueError: bytes that are none."""
     if isinstance(value, dict):
         if value.keys() == {"bytes"}:
             import base64
 
             return base64.b64decode(value["bytes"], validate=True)
-        return {name: _from_text(one) for name, one in value.items()}
-    return [_from_text(one) for one in value] if isinstance(value, list) else value
+        return {name: from_text(one) for name, one in value.items()}
+    return [from_text(one) for one in value] if isinstance(value, list) else value
 
 
 # -- what is different -------------------------------------------------------------------------------------------------

@@ -1,1 +1,67 @@
-"""How does a running machine move? In rounds of what was written, then a short stop, then on the other side."""
+"""How does a running machine move to another process, or another host?
+
+`source.py` and `destination.py` have the order, each from its side, and source.py says whose the machine is at each
+moment. `wire.py` is what they say to each other, `hello.py` what machine it is, `channel.py` how bytes get there.
+`outgoing.py` and `incoming.py` are the handles for whoever waits.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from labkit.errors import UsageError
+from labkit.migration import tls as sealing
+from labkit.migration.address import parse
+from labkit.migration.hello import Here
+from labkit.migration.incoming import Arrival
+from labkit.migration.outgoing import Migration
+from labkit.migration.progress import Progress, Round, Tell
+from labkit.migration.source import Limits
+
+if TYPE_CHECKING:
+    from labkit.abi import Irq
+    from labkit.machine import Machine
+
+__all__ = ["Arrival", "Here", "Migration", "Progress", "Round", "arrive", "leave"]
+
+Folder = str | os.PathLike[str] | None
+TIMEOUT_MAX_S = 3600.0
+
+
+def leave(
+    machine: Machine,
+    irq: Irq,
+    address: str,
+    *,
+    tls: Folder,
+    timeout_s: float,
+    downtime_s: float,
+    rounds: int,
+    progress: Tell | None,
+) -> Migration:
+    """Begin; see `Machine.migrate`."""
+    to, limits = parse(address), Limits(downtime_s, rounds)
+    board, context = machine._board, None if tls is None else sealing.context(tls, False)
+    migration = Migration(
+        machine, irq, to, tls=context, limits=limits, timeout_s=_checked(timeout_s), tell=progress
+    )
+    if board.migration is not None:
+        raise UsageError(f"the machine is on its way to {board.migration.address} already")
+    board.migration = migration
+    migration.start()
+    return migration
+
+
+def arrive(
+    address: str, here: Here, *, tls: Folder, timeout_s: float, progress: Tell | None
+) -> Arrival:
+    """Listen; see `labkit.listen`."""
+    context = None if tls is None else sealing.context(tls, True)
+    return Arrival(parse(address), here, tls=context, timeout_s=_checked(timeout_s), tell=progress)
+
+
+def _checked(timeout_s: float) -> float:
+    if not 0 < timeout_s <= TIMEOUT_MAX_S:
+        raise UsageError(f"timeout_s={timeout_s!r}: seconds, more than 0 and at most an hour")
+    return timeout_s

@@ -161,17 +161,30 @@ int lk_dirty_copy(const lk_machine *machine, const uint32_t *pages, uint32_t cou
     return 0;
 }
 
+static void put(lk_machine *machine, uint64_t at, const uint8_t *page)
+{
+    uint8_t *shadow = machine->dirty ? machine->dirty->shadow : NULL;
+    memcpy(machine->memory.host + at, page, PAGE_BYTES);
+    if (shadow)
+        memcpy(shadow + at, page, PAGE_BYTES);
+}
+
 /* Those pages as they are in `image`, a copy of all of memory. They are not marked. 0 or -EINVAL. */
 int lk_dirty_put_back(lk_machine *machine, const uint32_t *pages, uint32_t count, const void *image)
 {
-    uint8_t *shadow = machine->dirty ? machine->dirty->shadow : NULL;
     if (!inside(machine, pages, count))
         return -EINVAL;
-    for (uint32_t i = 0; i < count; i++) {
-        uint64_t at = (uint64_t)pages[i] * PAGE_BYTES;
-        memcpy(machine->memory.host + at, (const uint8_t *)image + at, PAGE_BYTES);
-        if (shadow)
-            memcpy(shadow + at, (const uint8_t *)image + at, PAGE_BYTES);
-    }
+    for (uint32_t i = 0; i < count; i++)
+        put(machine, (uint64_t)pages[i] * PAGE_BYTES, (const uint8_t *)image + (uint64_t)pages[i] * PAGE_BYTES);
+    return 0;
+}
+
+/* The same from what lk_dirty_copy has made: only those pages, one after the other. */
+int lk_dirty_put(lk_machine *machine, const uint32_t *pages, uint32_t count, const void *contents)
+{
+    if (!inside(machine, pages, count))
+        return -EINVAL;
+    for (uint32_t i = 0; i < count; i++)
+        put(machine, (uint64_t)pages[i] * PAGE_BYTES, (const uint8_t *)contents + (uint64_t)i * PAGE_BYTES);
     return 0;
 }

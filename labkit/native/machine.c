@@ -67,6 +67,12 @@ int lk_memory_write(lk_machine *machine, uint64_t gpa, const void *data, uint64_
     return 0;
 }
 
+/* All of memory is zero again, and takes no room. Nothing is marked. 0 or -errno. */
+int lk_memory_clear(lk_machine *machine)
+{
+    return madvise(machine->memory.host, machine->memory.bytes, MADV_REMOVE) < 0 ? -errno : 0;
+}
+
 void lk_lock_take(lk_machine *machine)
 {
     pthread_mutex_lock(&machine->lock->mutex);

@@ -55,6 +55,7 @@ class Kind(IntEnum):
     FLAGS = _N["EV_FLAGS"]
     LOADED = _N["EV_LOADED"]
     QUEUE_LOADED = _N["EV_QUEUE_LOADED"]
+    GATE = _N["EV_GATE"]
 
 
 class Run(IntEnum):
@@ -125,6 +126,7 @@ class State(IntEnum):
     CRASHED = _N["STATE_CRASHED"]
     EXITED = _N["STATE_EXITED"]
     CLOSED = _N["STATE_CLOSED"]
+    MIGRATED = _N["STATE_MIGRATED"]
 
 
 class Broken(IntEnum):
@@ -161,6 +163,35 @@ class Frame(IntEnum):
     DROPPED_TO_HOST = _N["FRAME_DROPPED_TO_HOST"]
     DROPPED_TO_GUEST = _N["FRAME_DROPPED_TO_GUEST"]
     FILTERED = _N["FRAME_FILTERED"]
+
+
+class Gate(IntEnum):
+    """How far a machine has come on its way to another host (GATE_*): its source's, then its destination's."""
+
+    CONNECTED = _N["GATE_CONNECTED"]
+    HELLO_SENT = _N["GATE_HELLO_SENT"]
+    WELCOME_HEARD = _N["GATE_WELCOME_HEARD"]
+    ROUND_SENT = _N["GATE_ROUND_SENT"]
+    STOPPED = _N["GATE_STOPPED"]
+    REST_SENT = _N["GATE_REST_SENT"]
+    DISK_LET_GO = _N["GATE_DISK_LET_GO"]
+    STATE_SENT = _N["GATE_STATE_SENT"]
+    TAKEN_HEARD = _N["GATE_TAKEN_HEARD"]
+    YOURS_SENT = _N["GATE_YOURS_SENT"]
+    RUNS_HEARD = _N["GATE_RUNS_HEARD"]
+
+    ACCEPTED = _N["GATE_ACCEPTED"]
+    HELLO_HEARD = _N["GATE_HELLO_HEARD"]
+    BUILT = _N["GATE_BUILT"]
+    WELCOME_SENT = _N["GATE_WELCOME_SENT"]
+    ROUND_STORED = _N["GATE_ROUND_STORED"]
+    STATE_HEARD = _N["GATE_STATE_HEARD"]
+    LOADED = _N["GATE_LOADED"]
+    DISK_TAKEN = _N["GATE_DISK_TAKEN"]
+    TAKEN_SENT = _N["GATE_TAKEN_SENT"]
+    YOURS_HEARD = _N["GATE_YOURS_HEARD"]
+    RUNS_SENT = _N["GATE_RUNS_SENT"]
+    RUNS = _N["GATE_RUNS"]
 
 
 class FaultCall(IntEnum):
@@ -319,6 +350,7 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.COMMAND: (("before", command_text), ("after", command_text)),
     Kind.MSIX: (("before", _plain), ("after", _plain)),
     Kind.FLAGS: (("before", flags_text), ("after", flags_text)),
+    Kind.GATE: (("gate", _word(Gate)), ("round", _plain), ("pages", _plain)),
 }
 
 

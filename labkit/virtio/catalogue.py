@@ -10,7 +10,7 @@ from typing import NamedTuple
 from labkit.errors import UsageError
 from labkit.native import lib
 from labkit.virtio.backends.cable import Cable
-from labkit.virtio.backends.image import open_image, ram_disk
+from labkit.virtio.backends.image import Image, open_image, ram_disk
 from labkit.virtio.backends.link import LinkEnd
 from labkit.virtio.backends.slow import Slow, checked_delay
 from labkit.virtio.devices.base import Device
@@ -28,6 +28,7 @@ class Options(NamedTuple):
     net: str | LinkEnd | None = None
     pcap: str | os.PathLike[str] | None = None
     mac: str | None = None
+    locked: bool | None = None  # False: the disk is another machine's until it lets go
 
 
 class Maker(NamedTuple):
@@ -73,8 +74,12 @@ def _blk(options: Options) -> Device:
     if options.queues not in (None, 1):
         raise UsageError(f"queues={options.queues!r}: a legacy virtio-blk has one queue")
     delay_ns = checked_delay(options.delay_ns or 0)
-    image = ram_disk() if options.disk is None else open_image(Path(options.disk), writable=bool(options.writable))
+    image = ram_disk() if options.disk is None else _open(options, Path(options.disk))
     return Blk(Slow(image, delay_ns) if delay_ns else image)
+
+
+def _open(options: Options, path: Path) -> Image:
+    return open_image(path, writable=bool(options.writable), locked=options.locked is not False)
 
 
 def _null(options: Options) -> Device:
@@ -115,7 +120,7 @@ def _cable(net: str | LinkEnd | None) -> Cable | None:
 
 
 MAKERS = {
-    "blk": Maker(frozenset({"disk", "writable", "queues", "delay_ns"}), _blk),
+    "blk": Maker(frozenset({"disk", "writable", "queues", "delay_ns", "locked"}), _blk),
     "net": Maker(frozenset({"net", "pcap", "mac", "queues"}), _net),
     "console": Maker(frozenset(), _console),
     "null": Maker(frozenset({"queues"}), _null),

@@ -40,6 +40,7 @@
 #define EV_FLAGS 36        /* a from, b to: the property, and BUS_MASTER_BUG */
 #define EV_LOADED 37       /* a GUEST_FEATURES, b ISR, c QUEUE_SEL, d config vector, e broken: from a saved state */
 #define EV_QUEUE_LOADED 38 /* a pfn, b vector, c last_avail, d avail_idx, e used_idx */
+#define EV_GATE 39         /* a GATE_*, b round, c pages: how far the machine has come on its way to another host */
 
 #define NO_INDEX 0x10000 /* of a ring outside RAM: no avail.idx or used.idx is that large */
 #define BIRTH_COUNT 1    /* of a notifier's eventfd: a synthetic kick (R3) */
@@ -102,6 +103,7 @@
 #define STATE_CRASHED 2
 #define STATE_EXITED 3
 #define STATE_CLOSED 4
+#define STATE_MIGRATED 5
 
 /* how a guest broke its ring */
 #define BROKEN_RING_OUTSIDE 1
@@ -134,3 +136,30 @@
 #define FAULT_CALL_EVENTFD 1
 #define FAULT_CALL_ASSIGN 2
 #define FAULT_CALL_DEASSIGN 3
+
+/* gates of a migration: of its source */
+#define GATE_CONNECTED 1
+#define GATE_HELLO_SENT 2
+#define GATE_WELCOME_HEARD 3
+#define GATE_ROUND_SENT 4
+#define GATE_STOPPED 5
+#define GATE_REST_SENT 6
+#define GATE_DISK_LET_GO 7
+#define GATE_STATE_SENT 8
+#define GATE_TAKEN_HEARD 9
+#define GATE_YOURS_SENT 10
+#define GATE_RUNS_HEARD 11
+
+/* and of its destination */
+#define GATE_ACCEPTED 32
+#define GATE_HELLO_HEARD 33
+#define GATE_BUILT 34
+#define GATE_WELCOME_SENT 35
+#define GATE_ROUND_STORED 36
+#define GATE_STATE_HEARD 37
+#define GATE_LOADED 38
+#define GATE_DISK_TAKEN 39
+#define GATE_TAKEN_SENT 40
+#define GATE_YOURS_HEARD 41
+#define GATE_RUNS_SENT 42
+#define GATE_RUNS 43

@@ -28,6 +28,7 @@ lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity);
 void lk_machine_free(lk_machine *machine);
 void *lk_memory_at(const lk_memory *memory, uint64_t gpa, uint64_t bytes);
 int lk_memory_write(lk_machine *machine, uint64_t gpa, const void *data, uint64_t bytes);
+int lk_memory_clear(lk_machine *machine);
 
 void lk_lock_take(lk_machine *machine);
 void lk_lock_release(lk_machine *machine);

@@ -1,0 +1,165 @@
+"""How does a machine arrive? One like it is made, its pages are stored, its state is checked and loaded; then it is ours.
+
+Whose it is, says `source.py`. Here: the guest is entered after YOURS, or, if the source is gone before it could say
+that, because we have the lock of its disk, without which it cannot run. Otherwise everything is thrown away.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+
+from labkit.abi import Irq
+from labkit.errors import HostError, LabkitError, UsageError
+from labkit.machine import Machine
+from labkit.migration.channel import Channel
+from labkit.migration.hello import Hello, Here, check, image_of, plan_of
+from labkit.migration.progress import Progress, Tell
+from labkit.migration.wire import (
+    SAID_MAX,
+    Frame,
+    Kind,
+    Wire,
+    unpack_disk,
+    unpack_json,
+    unpack_pages,
+    unpack_round,
+)
+from labkit.saving import arrive
+from labkit.snapshot import from_text
+from labkit.state import State
+from labkit.trace.events import Gate
+from labkit.trace.events import Kind as EventKind
+from labkit.virtio.backends.image import Image
+
+LOCK_PATIENCE_S = 1.0
+
+
+class Destination:
+    """One hand-over, from the destination's side."""
+
+    def __init__(self, channel: Channel, here: Here, tell: Tell) -> None:
+        self._wire, self._here, self._tell = Wire(channel), here, tell
+        self.machine: Machine | None = None
+        self.ours = False
+        self.round = self.pages = 0
+
+    def take(self) -> Machine:
+        """All of it. Whatever is raised says why not; nothing is left of the machine then, and the source is told."""
+        try:
+            self._pass(Gate.ACCEPTED)
+            machine = self._build()
+            running = self._load(machine, self._store(machine))
+            self._take_disk(machine)
+        except BaseException as error:
+            self._discard()
+            self._refuse(error)
+            raise
+        try:
+            self._wait_for_ours(machine)
+        except BaseException:
+            self._discard()
+            raise
+        machine._board.owner.call(lambda: self._go(machine, running=running))
+        return machine
+
+    def _pass(self, gate: Gate) -> None:
+        """An event, if there is a machine yet, and a word to whoever wants to know."""
+        if self.machine is not None:
+            self.machine._board.feed.emit(EventKind.GATE, -1, gate, self.round, self.pages)
+        self._tell(Progress(gate, self.round, self.pages))
+
+    def _discard(self) -> None:
+        """Before the source hears of it: it wants its disk back."""
+        if self.machine is not None:
+            self.machine.close()
+            self.machine = None
+
+    def _refuse(self, error: BaseException) -> None:
+        why = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__} on this side"
+        with suppress(LabkitError):  # it may be gone itself
+            self._wire.send(Kind.REFUSED, why.encode()[:SAID_MAX])
+
+    # -- the machine ---------------------------------------------------------------------------------------------------
+
+    def _build(self) -> Machine:
+        """One like the source's, paused, all of its memory zero."""
+        said = check(unpack_json(self._wire.expect(Kind.HELLO)))
+        self._pass(Gate.HELLO_HEARD)
+        image = image_of(said, self._kernel(said))
+        plan = plan_of(said, image, self._here, trusted=self._wire.channel.peer_is_me)
+        self.machine = machine = Machine(plan, Irq(said.numbers["irq"]))
+        machine.memory.clear()
+        self._pass(Gate.BUILT)
+        self._wire.send(Kind.WELCOME)
+        self._pass(Gate.WELCOME_SENT)
+        return machine
+
+    def _kernel(self, said: Hello) -> bytes:
+        return b"" if said.numbers["lab"] else bytes(self._wire.expect(Kind.KERNEL).payload)
+
+    def _store(self, machine: Machine) -> Frame:
+        """Pages and a RAM disk, until the state comes."""
+        while True:
+            frame = self._wire.expect(Kind.PAGES, Kind.ROUND, Kind.DISK, Kind.STATE)
+            match frame.kind:
+                case Kind.PAGES:
+                    pages, contents = unpack_pages(frame)
+                    machine._board.dirty.put(pages, contents)
+                    self.pages += len(pages)
+                case Kind.ROUND:
+                    self.round, _ = unpack_round(frame)
+                    self._pass(Gate.ROUND_STORED)
+                case Kind.DISK:
+                    self._ram_disk(machine).put(*unpack_disk(frame))
+                case Kind.STATE:
+                    self._pass(Gate.STATE_HEARD)
+                    return frame
+
+    def _load(self, machine: Machine, frame: Frame) -> bool:
+        """Every part's state into it. Returns whether it ran."""
+        said = unpack_json(frame)
+        if not isinstance(said, dict) or said.keys() != {"running", "parts"} or not isinstance(said["running"], bool):
+            raise UsageError("STATE is none of a machine")
+        try:
+            parts: State = from_text(said["parts"])
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UsageError(f"STATE cannot be read: {error}") from error
+        machine._board.owner.call(lambda: arrive(machine._board, parts))
+        self._pass(Gate.LOADED)
+        return said["running"]
+
+    # -- whose it is ---------------------------------------------------------------------------------------------------
+
+    def _take_disk(self, machine: Machine) -> None:
+        disk = _disk(machine)
+        if disk is not None:
+            disk.take_lock(LOCK_PATIENCE_S)
+        self._pass(Gate.DISK_TAKEN)
+
+    def _wait_for_ours(self, machine: Machine) -> None:
+        """Until the source has given it away. HostError: it has not, or may not have."""
+        disk = _disk(machine)
+        try:
+            self._wire.send(Kind.TAKEN)
+            self._pass(Gate.TAKEN_SENT)
+            self._wire.expect(Kind.YOURS)
+        except HostError as error:
+            if disk is None or not disk.arbitrates or error.errno == errno.ECANCELED:
+                raise
+        else:
+            self._pass(Gate.YOURS_HEARD)
+
+    def _go(self, machine: Machine, *, running: bool) -> None:
+        """In the owner thread. The word goes before the deed; nobody may be there to hear it."""
+        with suppress(HostError):
+            self._wire.send(Kind.RUNS)
+        self.ours = True
+        self._pass(Gate.RUNS_SENT)
+        if running:
+            machine._board.resume()
+        self._pass(Gate.RUNS)
+
+
+def _disk(machine: Machine) -> Image | None:
+    return getattr(machine._board.plan.model, "image", None)

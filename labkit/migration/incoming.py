@@ -1,0 +1,114 @@
+"""How does somebody wait for a machine to arrive? A handle that listens at once; the rest is done in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from labkit import views
+from labkit.migration.address import Address
+from labkit.migration.channel import Channel, Listener
+from labkit.migration.destination import Destination
+from labkit.migration.hello import Here
+from labkit.migration.progress import Progress, Tell
+from labkit.threads import Thread
+
+if TYPE_CHECKING:
+    import ssl
+
+    from labkit.machine import Machine
+
+INTERRUPT_S = 0.05
+
+
+class Arrival:
+    """Somebody listens at `address` for one machine; made by `labkit.listen`. A context manager; closing is idempotent.
+
+    state: "listening", "arriving", "here", "failed". progress: at which gate.
+    """
+
+    def __init__(
+        self, at: Address, here: Here, *, tls: ssl.SSLContext | None, timeout_s: float, tell: Tell | None
+    ) -> None:
+        self._here, self._tell, self._timeout_s = here, tell, timeout_s
+        self._listener = Listener(at, tls=tls)
+        self.address = str(self._listener.address)
+        self.state = "listening"
+        self.progress: Progress | None = None
+        self.error: BaseException | None = None
+        self._machine: Machine | None = None
+        self._channel: Channel | None = None
+        self._closed = False
+        self._ended = threading.Event()
+        self._thread = Thread(self._run, "labkit-receive")
+
+    def machine(self, timeout_s: float | None = None) -> Machine:
+        """Wait for it: it goes on here. Raises why it did not come; TimeoutError: not within the time.
+
+        An interrupt ends the waiting and the listening.
+        """
+        try:
+            over = self._ended.wait(timeout_s)
+        except KeyboardInterrupt:
+            self.close(INTERRUPT_S)
+            raise
+        if not over:
+            raise TimeoutError(f"no machine has come to {self.address} within {timeout_s:g} s")
+        if self._machine is None:
+            assert self.error is not None
+            raise self.error
+        return self._machine
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Wait no longer: what has come by halves is thrown away, and its source runs on. A machine that is here stays."""
+        self._closed = True
+        self._listener.interrupt()
+        if self._channel is not None:
+            self._channel.interrupt()
+        if not self._thread.is_current:
+            self._ended.wait(timeout_s)
+
+    def __enter__(self) -> Arrival:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with self._listener:
+                channel = self._channel = self._listener.accept()
+            with channel:
+                channel.timeout_s = self._timeout_s
+                if self._closed:
+                    channel.interrupt()
+                self.state = "arriving"
+                self._destination = Destination(channel, self._here, self._told)
+                self._machine = self._destination.take()
+                self.state = "here"
+        except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
+            self.error, self.state = error, "failed"
+        self._ended.set()
+
+    def _told(self, progress: Progress) -> None:
+        """Whatever `tell` raises ends the arrival, until the machine is ours."""
+        self.progress = progress
+        try:
+            if self._tell is not None:
+                self._tell(progress)
+        except BaseException:
+            if not self._destination.ours:
+                raise
+
+    # -- for people ----------------------------------------------------------------------------------------------------
+
+    def _values(self) -> dict[str, object]:
+        return {"address": self.address, "state": self.state, "last gate": self.progress or "-"}
+
+    def _repr_html_(self) -> str:
+        return views.named("arrival", self._values())
+
+    def __repr__(self) -> str:
+        return views.lines("arrival", self._values())
