@@ -70,7 +70,7 @@ class Image:
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def take_lock(self, patience_s: float = 0.0) -> None:
-        """Take the lock, as `open_image` does, trying for `patience_s`. UsageError: another has it, or this is closed."""
+        """Take the lock as `open_image` does, trying for `patience_s`. UsageError: another has it; this is closed."""
         if self.is_ram:
             return
         if self.fd < 0:
@@ -91,7 +91,7 @@ class Image:
                 start += len(data)
 
     def put(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Write `data` at `offset` bytes. UsageError: read-only, or beyond the disk. HostError: the host has no room."""
+        """Write `data` at `offset` bytes. UsageError: read-only, beyond the disk. HostError: the host has no room."""
         if not self.writable:
             raise UsageError(f"disk {self.name}: it is read-only")
         left, size = memoryview(data).cast("B"), self.sectors * SECTOR_BYTES
