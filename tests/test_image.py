@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from labkit.errors import HostError, UsageError
 from labkit.native import ffi, lib
 from labkit.virtio.backends.image import IMAGE_MAX_BYTES, RAM_DISK_BYTES, Image, open_image, ram_disk
+from labkit.virtio.backends.slow import Slow
 from labkit.virtio.devices.blk import Blk
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -164,6 +166,174 @@ def test_an_image_is_closed_once(path: Path, opened: list[Image]) -> None:
     opened.append(open_image(path, writable=False))
     image.close()
     assert os.fstat(opened[0].fd).st_size == 4 * 512
+
+
+# -- the lock moves from one machine to another ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_lock_is_let_go_and_taken_by_the_next(path: Path, opened: list[Image], writable: bool) -> None:
+    """Both have the image open all the while; a writer is kept out until the lock is let go."""
+    first = open_image(path, writable=writable)
+    second = open_image(path, writable=True, locked=False)
+    opened += [first, second]
+    with pytest.raises(UsageError, match=r"disk\.img: in use by another machine"):
+        second.take_lock()
+    first.let_go()
+    second.take_lock()
+    with pytest.raises(UsageError, match=r"disk\.img: in use by another machine"):
+        first.take_lock()
+    assert os.pread(first.fd, 6, 0) == b"labkit"
+    second.let_go()
+    first.take_lock()
+
+
+def test_letting_go_and_taking_twice_is_once(path: Path, opened: list[Image]) -> None:
+    """Neither counts."""
+    first, second = open_image(path, writable=True), open_image(path, writable=True, locked=False)
+    opened += [first, second]
+    first.take_lock()
+    first.let_go()
+    first.let_go()
+    second.take_lock()
+
+
+def test_readers_take_their_lock_beside_each_other(path: Path, opened: list[Image]) -> None:
+    """A read-only image shares its lock after a hand-over as before."""
+    opened += [open_image(path, writable=False), open_image(path, writable=False, locked=False)]
+    opened[1].take_lock()
+    opened[0].let_go()
+    with pytest.raises(UsageError, match="in use by another machine"):
+        open_image(path, writable=True)
+
+
+def test_what_was_written_is_seen_by_who_takes_the_lock(path: Path, opened: list[Image]) -> None:
+    """Let go durably, the next reads it."""
+    first, second = open_image(path, writable=True), open_image(path, writable=True, locked=False)
+    opened += [first, second]
+    os.pwrite(first.fd, b"moved!", 0)
+    first.let_go(durable=True)
+    second.take_lock()
+    assert os.pread(second.fd, 6, 0) == b"moved!"
+
+
+def test_what_cannot_be_written_to_the_disk_keeps_its_lock(
+    path: Path, opened: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails in the flush is not handed over."""
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    first, second = open_image(path, writable=True), open_image(path, writable=True, locked=False)
+    opened += [first, second]
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(HostError, match="fdatasync: EIO.*still locked"):
+        first.let_go(durable=True)
+    with pytest.raises(UsageError, match="in use by another machine"):
+        second.take_lock()
+
+
+def test_patience_waits_for_the_lock(path: Path, opened: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again and again, and taken when the other has let go."""
+    first, second = open_image(path, writable=True), open_image(path, writable=True, locked=False)
+    opened += [first, second]
+    tries = iter([lambda: None, lambda: None, first.let_go])
+    monkeypatch.setattr("labkit.virtio.backends.image.time.sleep", lambda _: next(tries)())
+    second.take_lock(patience_s=600)
+    assert list(tries) == []
+
+
+def test_patience_ends(path: Path, opened: list[Image]) -> None:
+    """Whoever never lets go keeps it, and the other is told."""
+    opened += [open_image(path, writable=True), open_image(path, writable=True, locked=False)]
+    with pytest.raises(UsageError, match="in use by another machine"):
+        opened[1].take_lock(patience_s=0.02)
+
+
+def test_a_closed_image_takes_no_lock(path: Path) -> None:
+    """Letting go is done already; taking is an error."""
+    image = open_image(path, writable=True)
+    image.close()
+    image.let_go(durable=True)
+    with pytest.raises(UsageError, match="it is closed"):
+        image.take_lock()
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_the_lock_of_a_writable_file_arbitrates(path: Path, opened: list[Image], slow: bool) -> None:
+    """A reader's lock and a RAM disk decide nothing; a slow disk is as the one it slows."""
+    for image, arbitrates, is_ram in (
+        (open_image(path, writable=False), False, False),
+        (open_image(path, writable=True, locked=False), True, False),
+        (ram_disk(), False, True),
+    ):
+        opened.append(Slow(image, 1) if slow else image)
+        assert (opened[-1].arbitrates, opened[-1].is_ram) == (arbitrates, is_ram)
+
+
+def test_a_slow_image_hands_its_lock_over(path: Path, opened: list[Image]) -> None:
+    """The lock is the slow one's."""
+    opened += [Slow(open_image(path, writable=True), 1), Slow(open_image(path, writable=True, locked=False), 1)]
+    opened[0].let_go()
+    opened[1].take_lock()
+    with pytest.raises(UsageError, match="in use by another machine"):
+        opened[0].take_lock()
+
+
+def test_a_ram_disk_has_no_lock(opened: list[Image]) -> None:
+    """Nobody else has it, so there is nothing to let go or to take."""
+    opened.append(ram_disk())
+    opened[0].let_go(durable=True)
+    opened[0].take_lock()
+
+
+# -- a RAM disk goes to the other side ---------------------------------------------------------------------------------
+
+
+def test_the_extents_of_a_ram_disk_are_its_data(opened: list[Image]) -> None:
+    """In order, at most 1 MiB each, without the holes; put into another one they make the same disk."""
+    opened += [ram_disk(), ram_disk()]
+    first, second = opened
+    for offset, data in ((0, b"start"), (3 << 20, os.urandom(5 << 19)), (RAM_DISK_BYTES - 1, b"e")):
+        first.put(offset, data)
+    second.put(0, bytes(512))
+    sent = list(first.extents())
+    for offset, data in sent:
+        second.put(offset, data)
+    assert os.pread(second.fd, RAM_DISK_BYTES, 0) == os.pread(first.fd, RAM_DISK_BYTES, 0)
+    assert [offset for offset, _ in sent] == sorted(offset for offset, _ in sent)
+    assert max(len(data) for _, data in sent) == 1 << 20
+    assert sum(len(data) for _, data in sent) < 4 << 20
+
+
+def test_extents_end_with_the_disk(path: Path, opened: list[Image]) -> None:
+    """A file of four sectors is one piece; a disk that is one hole is none."""
+    opened += [open_image(path, writable=False), ram_disk()]
+    assert list(opened[0].extents()) == [(0, path.read_bytes())]
+    os.ftruncate(opened[1].fd, 0)
+    os.ftruncate(opened[1].fd, RAM_DISK_BYTES)
+    assert list(opened[1].extents()) == []
+
+
+@pytest.mark.parametrize(
+    ("offset", "data"),
+    [(-1, b"x"), (RAM_DISK_BYTES, b"x"), (RAM_DISK_BYTES - 1, b"xy"), (1 << 70, b""), (True, b"x"), (0.0, b"x")],
+)
+def test_nothing_is_put_beyond_the_disk(opened: list[Image], offset: int, data: bytes) -> None:
+    """What does not fit is refused as a whole."""
+    opened.append(ram_disk())
+    before = os.pread(opened[0].fd, RAM_DISK_BYTES, 0)
+    with pytest.raises(UsageError, match=f"of {RAM_DISK_BYTES}"):
+        opened[0].put(offset, data)
+    assert os.pread(opened[0].fd, RAM_DISK_BYTES + 1, 0) == before
+
+
+def test_nothing_is_put_into_a_read_only_image(path: Path, opened: list[Image]) -> None:
+    """Not even where it would fit."""
+    opened.append(open_image(path, writable=False))
+    with pytest.raises(UsageError, match="read-only"):
+        opened[0].put(0, b"x")
 
 
 # -- identity, and what the device tells of the image ------------------------------------------------------------------

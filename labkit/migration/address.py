@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import re
 import socket
-from typing import NamedTuple
+import stat
+from typing import Any, NamedTuple
 
 from labkit.errors import UsageError
 from labkit.threads import Thread
@@ -19,7 +21,7 @@ FORMS = "unix:PATH, tcp:PORT (this machine), tcp:HOST:PORT or tcp:[IPv6]:PORT"
 TCP = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[^\[\]]+\]):)?(?P<port>[0-9]{1,5})", re.ASCII)
 NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
 
-Place = tuple[int, tuple[str | int, ...] | str]  # family, and what connect and bind take
+Place = tuple[int, tuple[Any, ...] | str]  # family, and what connect and bind take
 
 
 class Address(NamedTuple):
@@ -69,6 +71,32 @@ def all_loopback(places: list[Place]) -> bool:
     return all(family == socket.AF_UNIX or _is_loopback(str(where[0])) for family, where in places)
 
 
+def make_room(address: Address) -> None:
+    """Remove what an ended listener left at the path. UsageError: a living one is there, or no socket.
+
+    A datagram socket asks: the kernel refuses it in another way if anybody is there, who never hears of it.
+    """
+    if identity(address.path) == (0, 0):
+        return
+    if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+        raise UsageError(f"{address}: a file is there, and it is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as question:
+        number = question.connect_ex(address.path)
+    if number != errno.ECONNREFUSED:
+        why = "somebody listens there" if number in (0, errno.EPROTOTYPE) else os.strerror(number)
+        raise UsageError(f"{address}: {why}")
+    os.unlink(address.path)
+
+
+def identity(path: str) -> tuple[int, int]:
+    """Which file is there; zeros for none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
 def _is_loopback(literal: str) -> bool:
     number = ipaddress.ip_address(literal)
     mapped = number.ipv4_mapped if isinstance(number, ipaddress.IPv6Address) else None
@@ -80,7 +108,7 @@ def _checked_path(path: str, text: str) -> str:
         raise UsageError(f"address {text!r}: no path; it is {FORMS}")
     if (size := len(os.fsencode(path))) > UNIX_PATH_MAX_BYTES:
         raise UsageError(
-            f"address {text!r}: a socket's path has at most {UNIX_PATH_MAX_BYTES} bytes, not {size}; a relative one counts"
+            f"address {text!r}: a socket's path has at most {UNIX_PATH_MAX_BYTES} bytes, not {size}; take a shorter one"
         )
     return path
 
@@ -112,4 +140,4 @@ def _ask(host: str, port: int) -> list[Place] | OSError:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return error if isinstance(error, OSError) else OSError(0, "no such name")
-    return [(family, where) for family, _, _, _, where in found if family in (socket.AF_INET, socket.AF_INET6)]
+    return [(family, tuple(where)) for family, _, _, _, where in found if family in (socket.AF_INET, socket.AF_INET6)]

@@ -1,18 +1,15 @@
 """How do bytes get to the other side? Whole, in order, or with an error: a wait always has an end.
 
-Sockets never block. Who has to wait does so in one place, where a bell ends the wait: it is rung once and never
-silenced, so it also ends what is begun later. A signal ends the wait too.
+Sockets never block. Who has to wait does so beside a bell (bell.py), which ends the wait, and so does a signal.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import select
 import socket
-import stat
 import struct
 import threading
 import time
@@ -24,7 +21,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from labkit.errors import HostError, LabkitError, UsageError
 from labkit.migration import tls as sealing
-from labkit.migration.address import Address, Place, all_loopback
+from labkit.migration.address import Address, Place, all_loopback, identity, make_room
+from labkit.migration.bell import Bell, until_after
 
 if TYPE_CHECKING:
     import ssl
@@ -47,40 +45,6 @@ T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 
 
-class Bell:
-    """Ends every wait beside it, from any thread and at any time. HostError: no fd left."""
-
-    def __init__(self) -> None:
-        self.rung = False
-        self._lock = threading.RLock()  # a signal handler may ring too
-        try:
-            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        except OSError as error:
-            raise HostError("eventfd", error.errno or 0, "too many open files?") from error
-
-    def ring(self) -> None:
-        """From now on no wait lasts."""
-        self.rung = True
-        with self._lock:
-            if self._fd >= 0:
-                os.eventfd_write(self._fd, 1)
-
-    def wait(self, fd: int, events: int, until: float) -> bool:
-        """Until `fd` is ready for `events` or the bell is rung; False if it is `until` (monotonic seconds) first."""
-        poller = select.poll()
-        poller.register(fd, events)
-        poller.register(self._fd, select.POLLIN)
-        left_s = until - time.monotonic()
-        return bool(poller.poll(None if left_s == math.inf else max(0, math.ceil(left_s * 1000))))
-
-    def close(self) -> None:
-        """Idempotent; nobody may wait any more."""
-        with self._lock:
-            fd, self._fd = self._fd, -1
-            if fd >= 0:
-                os.close(fd)
-
-
 class Channel:
     """A connection. One thread may send while another receives. After an error it is good for `close` only.
 
@@ -90,7 +54,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, address: Address, timeout_s: float | None) -> None:
         self.address, self.timeout_s = address, timeout_s
-        self._sock, self._bell, self._sealed = sock, Bell(), False
+        self._sock, self._sealed = sock, False
         self._sending, self._receiving = threading.RLock(), threading.RLock()
         self._turn: AbstractContextManager[object] = contextlib.nullcontext()
         sock.setblocking(False)
@@ -98,6 +62,7 @@ class Channel:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER_BYTES)
         else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._bell = Bell()
 
     @property
     def fileno(self) -> int:
@@ -156,7 +121,7 @@ class Channel:
 
     def reach(self, place: tuple[str | int, ...] | str) -> None:
         """Connect the new socket to `place`."""
-        until = _until(self.timeout_s)
+        until = until_after(self.timeout_s)
         while True:
             number = self._sock.connect_ex(place)
             if number == errno.EINPROGRESS:
@@ -196,7 +161,7 @@ class Channel:
 
     def _move(self, call: str, step: Callable[[], T], events: int) -> T:
         """One `step`, as soon as it need not wait."""
-        until = _until(self.timeout_s)
+        until = until_after(self.timeout_s)
         while True:
             if self._bell.rung:
                 raise self._canceled(call)
@@ -221,16 +186,19 @@ class Channel:
     def _error(self, call: str, error: OSError) -> LabkitError:
         if self._bell.rung:
             return self._canceled(call)
+        if self._sealed and sealing.is_end(error):
+            return self._gone(call)
         if self._sealed and (fault := sealing.fault(call, error, self.address)):
             return fault
         number = error.errno or 0
-        if number in GONE or self._sealed and not number:
+        if number in GONE:
             return self._gone(call)
         if number in NOBODY:
             hint = f"nobody listens at {self.address}: start `labkit receive {self.address}` first"
             return HostError(call, number, hint)
         if number == errno.ETIMEDOUT:
-            return HostError(call, number, f"{self.address}: the other side did not answer for {self.timeout_s} s")
+            how_long = "" if self.timeout_s is None else f" for {self.timeout_s:g} s"
+            return HostError(call, number, f"{self.address}: the other side did not answer{how_long}")
         return HostError(call, number, str(self.address))
 
     def _gone(self, call: str) -> HostError:
@@ -248,23 +216,24 @@ class Listener:
 
     def __init__(self, address: Address, *, tls: ssl.SSLContext | None = None) -> None:
         place = _guarded(address, tls)[0]
-        self._tls, self._bell = tls, Bell()
+        self._tls = tls
         self._accepting = threading.RLock()
         self._greeted: Channel | None = None  # whoever is in the handshake
         self._path, self._made = "", (0, 0)  # of a unix socket: where it is, and which it is
-        self._sock = socket.socket(place[0], socket.SOCK_STREAM)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._bell = Bell()
+            undo.callback(self._bell.close)
+            self._sock = undo.enter_context(_socket(place))
+            undo.callback(self.close)
             self.address = self._listen(address, place)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def accept(self, timeout_s: float | None = None) -> Channel:
         """The next that comes. HostError: ETIMEDOUT, nobody came; ECANCELED; what a TLS handshake can raise.
 
         After a failed handshake the listener is good for the next.
         """
-        until = _until(timeout_s)
+        until = until_after(timeout_s)
         with self._accepting:
             channel = None
             while channel is None:
@@ -289,7 +258,7 @@ class Listener:
         """Interrupt, remove the path if it is still ours, close. Idempotent."""
         self.interrupt()
         with self._accepting:
-            if self._path and _identity(self._path) == self._made:
+            if self._path and identity(self._path) == self._made:
                 os.unlink(self._path)
             self._path = ""
             self._sock.close()
@@ -305,7 +274,7 @@ class Listener:
         family, where = place
         self._sock.setblocking(False)
         if family == socket.AF_UNIX:
-            _make_room(address)
+            make_room(address)
             os.fchmod(self._sock.fileno(), OWNER_ONLY)  # before it has a name: the name gets this mode
         else:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -315,7 +284,7 @@ class Listener:
             self._sock.bind(where)
             if family == socket.AF_UNIX:
                 self._path = os.path.abspath(address.path)
-                self._made = _identity(self._path)
+                self._made = identity(self._path)
             self._sock.listen(BACKLOG)
         except OSError as error:
             why = "somebody listens there" if error.errno == errno.EADDRINUSE else error.strerror
@@ -323,10 +292,11 @@ class Listener:
         return address if self._path else address._replace(port=self._sock.getsockname()[1])
 
     def _wait(self, until: float, timeout_s: float | None) -> None:
-        if self._bell.rung or not self._bell.wait(self._sock.fileno(), select.POLLIN, until) or self._bell.rung:
-            if self._bell.rung:
-                raise HostError("accept", errno.ECANCELED, f"{self.address}: interrupted or closed on this side")
-            raise HostError("accept", errno.ETIMEDOUT, f"{self.address}: nobody came for {timeout_s} s")
+        ready = self._bell.rung or self._bell.wait(self._sock.fileno(), select.POLLIN, until)
+        if self._bell.rung:
+            raise HostError("accept", errno.ECANCELED, f"{self.address}: interrupted or closed on this side")
+        if not ready:
+            raise HostError("accept", errno.ETIMEDOUT, f"{self.address}: nobody came for {timeout_s:g} s")
 
     def _take(self) -> Channel | None:
         """Who came; None if it went again, or another took it."""
@@ -362,7 +332,7 @@ def connect(address: Address, *, tls: ssl.SSLContext | None = None, timeout_s: f
 
 
 def _connect_to(place: Place, address: Address, tls: ssl.SSLContext | None, timeout_s: float | None) -> Channel:
-    channel = _channel(socket.socket(place[0], socket.SOCK_STREAM), address, timeout_s)
+    channel = _channel(_socket(place), address, timeout_s)
     try:
         channel.reach(place[1])
         if tls is not None:
@@ -371,6 +341,13 @@ def _connect_to(place: Place, address: Address, tls: ssl.SSLContext | None, time
         channel.close()
         raise
     return channel
+
+
+def _socket(place: Place) -> socket.socket:
+    try:
+        return socket.socket(place[0], socket.SOCK_STREAM)
+    except OSError as error:
+        raise HostError("socket", error.errno or 0, "too many open files, or no IPv6 here?") from error
 
 
 def _channel(sock: socket.socket, address: Address, timeout_s: float | None) -> Channel:
@@ -392,37 +369,6 @@ def _guarded(address: Address, tls: ssl.SSLContext | None) -> list[Place]:
             f"give tls=, a folder with {sealing.CA}, {sealing.CERTIFICATE} and {sealing.KEY}"
         )
     return places
-
-
-def _make_room(address: Address) -> None:
-    """Remove what an ended listener left at the path. UsageError: a living one is there, or no socket.
-
-    The question is a datagram socket's: the kernel refuses it in another way if anybody is there, who never hears of it.
-    """
-    identity = _identity(address.path)
-    if identity == (0, 0):
-        return
-    if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
-        raise UsageError(f"{address}: a file is there, and it is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as question:
-        number = question.connect_ex(address.path)
-    if number != errno.ECONNREFUSED:
-        why = "somebody listens there" if number in (0, errno.EPROTOTYPE) else os.strerror(number)
-        raise UsageError(f"{address}: {why}")
-    os.unlink(address.path)
-
-
-def _identity(path: str) -> tuple[int, int]:
-    """Which file is there; zeros for none."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return 0, 0
-    return found.st_dev, found.st_ino
-
-
-def _until(timeout_s: float | None) -> float:
-    return math.inf if timeout_s is None else time.monotonic() + timeout_s
 
 
 def _drop(views: deque[memoryview], count: int) -> None:

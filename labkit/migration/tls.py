@@ -21,7 +21,7 @@ def context(folder: str | os.PathLike[str], server: bool) -> ssl.SSLContext:
     """TLS 1.3 with the folder's certificates. Both sides show theirs; a client also checks the server's name or IP.
 
     `ca.pem` signs the other side's certificate, `cert.pem` and `key.pem` (mode 0600) are our own.
-    UsageError: one of them is missing, unreadable or no such thing, the key is not the certificate's, others may read it.
+    UsageError: one of them is missing, unreadable or no such thing; the key is another's, or others may read it.
     """
     import ssl
 
@@ -36,8 +36,8 @@ def context(folder: str | os.PathLike[str], server: bool) -> ssl.SSLContext:
     try:
         made.load_cert_chain(certificate, key, password=lambda: _no_password(key))
     except ssl.SSLError as error:
-        fits_not = error.reason == "KEY_VALUES_MISMATCH"
-        raise UsageError(f"{key}: {f'not the key of {certificate}' if fits_not else 'no private key in PEM'}") from error
+        why = f"not the key of {certificate}" if error.reason == "KEY_VALUES_MISMATCH" else "no private key in PEM"
+        raise UsageError(f"{key}: {why}") from error
     return made
 
 
@@ -50,20 +50,29 @@ def wants(error: OSError) -> int:
     return select.POLLOUT if isinstance(error, ssl.SSLWantWriteError) else 0
 
 
-def fault(call: str, error: OSError, where: object) -> LabkitError | None:
-    """Whose fault is it that TLS failed? None: not TLS failed, but the connection below it."""
+def is_end(error: OSError) -> bool:
+    """Did the connection below TLS end, rather than TLS fail?"""
     import ssl
 
-    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+
+
+def fault(call: str, error: OSError, where: object) -> LabkitError | None:
+    """Whose fault is it that TLS failed? None: it is no error of TLS."""
+    import ssl
+
+    if not isinstance(error, ssl.SSLError):
         return None
     reason = error.reason or "TLS failed"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return HostError(call, errno.EPROTO, f"{where}: the other side's certificate is refused: {error.verify_message}")
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
         return UsageError(f"{where}: the other side refuses our {CERTIFICATE}: {_words(reason)}")
-    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return HostError(call, errno.EPROTO, f"{where}: the other side has no certificate")
-    return HostError(call, errno.EPROTO, f"{where}: {_words(reason)}; is the other side a labkit with TLS?")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = f"the other side's certificate is refused: {error.verify_message}"
+    elif reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        hint = "the other side has no certificate"
+    else:
+        hint = f"{_words(reason)}; is the other side a labkit with TLS?"
+    return HostError(call, errno.EPROTO, f"{where}: {hint}")
 
 
 def _words(reason: str) -> str:

@@ -18,7 +18,8 @@ class Slow(Image):
 
     def __init__(self, image: Image, delay_ns: int) -> None:
         self.delay_ns = checked_delay(delay_ns)
-        super().__init__(image.fd, image.sectors * SECTOR_BYTES, writable=image.writable, name=image.name)
+        size_bytes = image.sectors * SECTOR_BYTES
+        super().__init__(image.fd, size_bytes, writable=image.writable, name=image.name, is_ram=image.is_ram)
         image.fd = -1
 
 
