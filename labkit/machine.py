@@ -233,8 +233,10 @@ class Machine(MachineLook):
 
         self._check_open()
         self._check_here()
-        plan = dict(tls=tls, timeout_s=timeout_s, downtime_s=downtime_s, rounds=rounds, progress=progress)
-        going = migration.leave(self, self._irq, address, **plan)
+        limits = migration.Limits(downtime_s, rounds)
+        going = migration.leave(
+            self, self._irq, address, tls=tls, limits=limits, timeout_s=timeout_s, progress=progress
+        )
         if wait:
             going.wait()
         return going

@@ -125,7 +125,8 @@ def described(board: Board) -> dict[str, str | int]:
     return {**texts, "vcpus": plan.vcpus, "memory_mib": plan.memory_mib, "intx": int(plan.intx)}
 
 
-def _save(board: Board) -> PartState:
+def save_parts(board: Board) -> PartState:
+    """Every part's state, at rest and under the big lock."""
     return {
         "cpu": board.cpu.save().to_plain(),
         "device": board.proxy.save_device(),

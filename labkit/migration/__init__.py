@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from labkit.abi import Irq
     from labkit.machine import Machine
 
-__all__ = ["Arrival", "Here", "Migration", "Progress", "Round", "arrive", "leave"]
+__all__ = ["Arrival", "Here", "Limits", "Migration", "Progress", "Round", "arrive", "leave"]
 
 Folder = str | os.PathLike[str] | None
 TIMEOUT_MAX_S = 3600.0
@@ -35,13 +35,12 @@ def leave(
     address: str,
     *,
     tls: Folder,
+    limits: Limits,
     timeout_s: float,
-    downtime_s: float,
-    rounds: int,
     progress: Tell | None,
 ) -> Migration:
     """Begin; see `Machine.migrate`."""
-    to, limits = parse(address), Limits(downtime_s, rounds)
+    to = parse(address)
     board, context = machine._board, None if tls is None else sealing.context(tls, False)
     migration = Migration(
         machine, irq, to, tls=context, limits=limits, timeout_s=_checked(timeout_s), tell=progress

@@ -111,7 +111,7 @@ class Destination:
                     self.round, _ = unpack_round(frame)
                     self._pass(Gate.ROUND_STORED)
                 case Kind.DISK:
-                    self._ram_disk(machine).put(*unpack_disk(frame))
+                    _ram_disk(machine).put(*unpack_disk(frame))
                 case Kind.STATE:
                     self._pass(Gate.STATE_HEARD)
                     return frame
@@ -163,3 +163,10 @@ class Destination:
 
 def _disk(machine: Machine) -> Image | None:
     return getattr(machine._board.plan.model, "image", None)
+
+
+def _ram_disk(machine: Machine) -> Image:
+    disk = _disk(machine)
+    if disk is None or not disk.is_ram:
+        raise UsageError("DISK came for a machine without a RAM disk")
+    return disk
