@@ -51,9 +51,9 @@ today   (QEMU 7.2) R2: a status of exactly ACKNOWLEDGE|DRIVER turns bus-master o
         and closed. R8: the config write comes first, and without bus-master the device leaves its rings alone. R9: a
         backend grabs the notifiers (STOP at the first) and releases them (START at the last, if still wanted). R12:
         indices up to 1023 are let through, to queues that have no ring. R13: gone. R16: the registration follows the
-        BAR. R17: the kick starts the notifiers, for a device that starts on a kick. R18: nothing to forget. A trapped kick
-        of a queue that has a notifier is written to its eventfd. An access of BAR0 that is not aligned comes as smaller
-        ones that are.
+        BAR. R17: the kick starts the notifiers, for a device that starts on a kick. R18: nothing to forget. A trapped
+        kick of a queue that has a notifier is written to its eventfd. An access of BAR0 that is not aligned comes as
+        smaller ones that are.
 
 The tables below say which steps follow which cause; the engine below them only carries them out.
 """
