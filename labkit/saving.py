@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from copy import deepcopy
+from errno import EIO
+from typing import Any, NamedTuple
 
 from labkit.board import Board
 from labkit.cpu.state import CpuState
-from labkit.errors import UsageError
+from labkit.errors import HostError, UsageError
 from labkit.native import lib
 from labkit.snapshot import Snapshot
 from labkit.state import State as PartState
@@ -16,6 +18,14 @@ from labkit.trace.events import State
 
 PARTS = frozenset({"cpu", "device", "pci", "console"})
 STILL = (State.RUNNING, State.PAUSED)
+
+
+class Known(NamedTuple):
+    """What this very machine gave or took, and so is not doubted. `parts` is a copy: a snapshot can be changed."""
+
+    memory: bytes  # RAM is like this, but for the pages that are dirty
+    parts: PartState
+    cpu: CpuState
 
 
 def take(board: Board) -> Snapshot:
@@ -28,15 +38,16 @@ def take(board: Board) -> Snapshot:
         raise UsageError(f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with")
     running = board.runstate.running
     with board.settled(), board.locked(), _without_backend(board):
-        snapshot = Snapshot(described(board), running, _save(board), board.memory.contents())
-        _begin_anew(board, snapshot)
+        cpu = board.cpu.save()
+        snapshot = Snapshot(described(board), running, _save(board, cpu), board.memory.contents())
+        _begin_anew(board, Known(snapshot.memory, deepcopy(snapshot.parts), cpu))
         return snapshot
 
 
-def _begin_anew(board: Board, snapshot: Snapshot) -> None:
-    """Memory is what the snapshot has, and from now on every page that is written is noted."""
+def _begin_anew(board: Board, known: Known) -> None:
+    """Memory is like that, and from now on every page that is written is noted."""
     board.dirty.track(True)
-    board.like = snapshot
+    board.like = known
 
 
 @contextmanager
@@ -63,14 +74,10 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
         raise UsageError(f"the snapshot has not the parts of this version: {', '.join(sorted(PARTS))}")
     try:
         with board.stopped(lib.ASK_SETTLE):
-            board.proxy.check_device(snapshot.parts["device"])
-            board.pci.check(snapshot.parts["pci"])
-            text = _text(snapshot.parts["console"])
-            cpu = CpuState.from_plain(snapshot.parts["cpu"])
-            board.cpu.load(cpu)  # it looks before it changes anything, too
+            known = _known(board, snapshot) or _checked(board, snapshot)
             board.runstate.change(State.PAUSED)
-            _load(board, snapshot, text)
-            board.cpu.load(cpu)  # what the device has raised meanwhile was in there already
+            with _whole_or_crashed(board):
+                _load(board, known)
             if snapshot.running:
                 board.runstate.change(State.RUNNING)
     finally:
@@ -78,19 +85,54 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
             board.release_vcpus()
 
 
-def _load(board: Board, snapshot: Snapshot, text: bytes) -> None:
-    """What has been checked. Of memory only the pages that were written since it was like this."""
-    native = board.memory.native
-    if board.like is snapshot:
-        board.dirty.put_back(board.dirty.take(), snapshot.memory)
+def _known(board: Board, snapshot: Snapshot) -> Known | None:
+    """If it is the one that memory is like, and nobody has changed it: what can differ now is the device's own part."""
+    like: Known | None = board.like
+    if like is None or like.memory is not snapshot.memory or like.parts != snapshot.parts:
+        return None
+    board.proxy.model.check_state(like.parts["device"]["model"])
+    return like
+
+
+def _checked(board: Board, snapshot: Snapshot) -> Known:
+    """Every part has looked at its own. What the kernel thinks of a CPU's state it says only when it gets it."""
+    device = board.proxy.check_device(snapshot.parts["device"])
+    pci = board.pci.check(snapshot.parts["pci"])
+    text = _text(snapshot.parts["console"])
+    cpu = CpuState.from_plain(snapshot.parts["cpu"])
+    board.cpu.load(cpu)
+    return Known(snapshot.memory, {"cpu": cpu.to_plain(), "device": device, "pci": pci, "console": text}, cpu)
+
+
+@contextmanager
+def _whole_or_crashed(board: Board) -> Iterator[None]:
+    """A machine that was loaded by half is not entered; a reset mends it, and so does another load."""
+    try:
+        yield
+    except (HostError, UsageError) as error:
+        board.like = None
+        board.crash = error if isinstance(error, HostError) else HostError("a load that had begun", EIO, str(error))
+        board.runstate.change(State.CRASHED)
+        raise board.crash from error
+
+
+def _load(board: Board, known: Known) -> None:
+    """Of memory only the pages that were written since it was like this. The CPU last: what the devices raised
+    meanwhile was in there already.
+    """
+    native, parts = board.memory.native, known.parts
+    if board.like is not None and board.like.memory is known.memory:
+        board.dirty.put_back(board.dirty.take(), known.memory)
+        board.like = known
     else:
-        board.memory.write(0, snapshot.memory)
-        _begin_anew(board, snapshot)
-    board.pci.load(snapshot.parts["pci"])
-    board.proxy.load_device(snapshot.parts["device"])
+        board.memory.write(0, known.memory)
+        _begin_anew(board, known)
+    board.pci.load(parts["pci"])
+    board.proxy.load_checked(parts["device"])
     board.proxy.tell_loaded()
     lib.lk_console_clear(native)
-    lib.lk_console_put(native, text, len(text))
+    lib.lk_console_put(native, parts["console"], len(parts["console"]))
+    board.cpu.load(known.cpu, known=True)
     board.crash = board.exit_code = None
 
 
@@ -101,9 +143,9 @@ def described(board: Board) -> dict[str, str | int]:
     return {**texts, "vcpus": plan.vcpus, "memory_mib": plan.memory_mib, "intx": int(plan.intx)}
 
 
-def _save(board: Board) -> PartState:
+def _save(board: Board, cpu: CpuState) -> PartState:
     return {
-        "cpu": board.cpu.save().to_plain(),
+        "cpu": cpu.to_plain(),
         "device": board.proxy.save_device(),
         "pci": board.pci.save(),
         "console": board.memory.console(),

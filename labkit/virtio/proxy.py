@@ -306,14 +306,18 @@ class Proxy(PciFunction, ProxyLook):
 
         By R18. R10 does the rest when the machine goes on: START if DRIVER_OK is set, one kick for each queue.
         """
-        found = self.check_device(state)
+        self.load_checked(self.check_device(state))
+
+    def load_checked(self, found: State) -> None:
+        """What `check_device` gave: nothing of it is looked at once more."""
         self.notifiers.happens(Situation(Cause.LOAD, status=found["status"], load=lambda: self._load(found)))
         self.notifiers.load(found["notifiers"])
 
     def _load(self, found: State) -> None:
         """Into a device that was reset: all but its status."""
         self.model.load_state(found["model"])
-        PciFunction.load(self, found["pci"])
+        self.config[:] = found["pci"]["config"]
+        self.map_bars()
         self.queue_sel, self.config_vector = found["queue_sel"], found["config_vector"]
         saved.load(self.device, found["virtio"])
         self.msix.load(found["msix"])
