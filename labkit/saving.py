@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from copy import deepcopy
+from errno import EIO
+from typing import Any, NamedTuple
 
 from labkit.board import Board
 from labkit.cpu.state import CpuState
-from labkit.errors import UsageError
+from labkit.errors import HostError, UsageError
 from labkit.native import lib
 from labkit.snapshot import Snapshot
 from labkit.state import State as PartState
@@ -16,6 +18,14 @@ from labkit.trace.events import State
 
 PARTS = frozenset({"cpu", "device", "pci", "console"})
 STILL = (State.RUNNING, State.PAUSED)
+
+
+class Known(NamedTuple):
+    """What this very machine gave or took, and so is not doubted. `parts` is a copy: a snapshot can be changed."""
+
+    memory: bytes  # RAM is like this, but for the pages that are dirty
+    parts: PartState
+    cpu: CpuState
 
 
 def take(board: Board) -> Snapshot:
@@ -28,15 +38,16 @@ def take(board: Board) -> Snapshot:
         raise UsageError(f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with")
     running = board.runstate.running
     with board.settled(), board.locked(), _without_backend(board):
-        snapshot = Snapshot(described(board), running, save_parts(board), board.memory.contents())
-        _begin_anew(board, snapshot)
+        cpu = board.cpu.save()
+        snapshot = Snapshot(described(board), running, save_parts(board, cpu), board.memory.contents())
+        _begin_anew(board, Known(snapshot.memory, deepcopy(snapshot.parts), cpu))
         return snapshot
 
 
-def _begin_anew(board: Board, snapshot: Snapshot) -> None:
-    """Memory is what the snapshot has, and from now on every page that is written is noted."""
+def _begin_anew(board: Board, known: Known) -> None:
+    """Memory is like that, and from now on every page that is written is noted."""
     board.dirty.track(True)
-    board.like = snapshot
+    board.like = known
 
 
 @contextmanager
@@ -62,14 +73,10 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
     _check_names(snapshot.parts)
     try:
         with board.stopped(lib.ASK_SETTLE):
-            board.proxy.check_device(snapshot.parts["device"])
-            board.pci.check(snapshot.parts["pci"])
-            text = _text(snapshot.parts["console"])
-            cpu = CpuState.from_plain(snapshot.parts["cpu"])
-            board.cpu.load(cpu)  # it looks before it changes anything, too
+            known = _known(board, snapshot) or _checked(board, snapshot.parts)._replace(memory=snapshot.memory)
             board.runstate.change(State.PAUSED)
-            _load(board, snapshot, text)
-            board.cpu.load(cpu)  # what the device has raised meanwhile was in there already
+            with _whole_or_crashed(board):
+                _load(board, known)
             if snapshot.running:
                 board.runstate.change(State.RUNNING)
     finally:
@@ -77,45 +84,80 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
             board.release_vcpus()
 
 
+def _known(board: Board, snapshot: Snapshot) -> Known | None:
+    """If it is the one that memory is like, and nobody has changed it: what can differ now is the device's own part."""
+    like: Known | None = board.like
+    if like is None or like.memory is not snapshot.memory or like.parts != snapshot.parts:
+        return None
+    board.proxy.model.check_state(like.parts["device"]["model"])
+    return like
+
+
+def _checked(board: Board, parts: PartState) -> Known:
+    """Every part has looked at its own. What the kernel thinks of a CPU's state it says only when it gets it."""
+    device = board.proxy.check_device(parts["device"])
+    pci = board.pci.check(parts["pci"])
+    text = _text(parts["console"])
+    cpu = CpuState.from_plain(parts["cpu"])
+    board.cpu.load(cpu)
+    return Known(b"", {"cpu": cpu.to_plain(), "device": device, "pci": pci, "console": text}, cpu)
+
+
+@contextmanager
+def _whole_or_crashed(board: Board) -> Iterator[None]:
+    """A machine that was loaded by half is not entered; a reset mends it, and so does another load."""
+    try:
+        yield
+    except (HostError, UsageError) as error:
+        board.like = None
+        board.crash = error if isinstance(error, HostError) else HostError("a load that had begun", EIO, str(error))
+        board.runstate.change(State.CRASHED)
+        raise board.crash from error
+
+
 def _check_names(parts: PartState) -> None:
-    if not isinstance(parts, dict) or parts.keys() != PARTS:
+    if parts.keys() != PARTS:
         raise UsageError(f"saved state: it has not the parts of this version: {', '.join(sorted(PARTS))}")
 
 
-def _load(board: Board, snapshot: Snapshot, text: bytes) -> None:
-    """What has been checked. Of memory only the pages that were written since it was like this."""
-    if board.like is snapshot:
-        board.dirty.put_back(board.dirty.take(), snapshot.memory)
+def _load(board: Board, known: Known) -> None:
+    """Of memory only the pages that were written since it was like this. The CPU last: what the devices raised
+    meanwhile was in there already.
+    """
+    if board.like is not None and board.like.memory is known.memory:
+        board.dirty.put_back(board.dirty.take(), known.memory)
+        board.like = known
     else:
-        board.memory.write(0, snapshot.memory)
-        _begin_anew(board, snapshot)
-    _load_parts(board, snapshot.parts, text)
+        board.memory.write(0, known.memory)
+        _begin_anew(board, known)
+    _load_parts(board, known.parts, known.cpu)
 
 
-def _load_parts(board: Board, parts: PartState, text: bytes) -> None:
+def _load_parts(board: Board, parts: PartState, cpu: CpuState) -> None:
+    native = board.memory.native
     board.pci.load(parts["pci"])
-    board.proxy.load_device(parts["device"])
+    board.proxy.load_checked(parts["device"])
     board.proxy.tell_loaded()
-    lib.lk_console_clear(board.memory.native)
-    lib.lk_console_put(board.memory.native, text, len(text))
+    lib.lk_console_clear(native)
+    lib.lk_console_put(native, parts["console"], len(parts["console"]))
+    board.cpu.load(cpu, known=True)
     board.crash = board.exit_code = None
 
 
-def arrive(board: Board, parts: PartState) -> None:
-    """In the owner thread of a machine that has never run, and that has the memory already: it is as the parts say.
+def arrive(board: Board, parts: object) -> None:
+    """In the owner thread of a machine made for it, that has the memory already and never runs before.
 
-    UsageError: they do not fit or are damaged; it may be loaded by half then, and is good for a close only.
+    What belongs to the host is this host's (`HostNotifiers.as_here`). UsageError: they do not fit or are damaged; the
+    machine is good for a close only then.
     """
+    if not isinstance(parts, dict):
+        raise UsageError("saved state: it has no parts")
     _check_names(parts)
     with board.stopped(lib.ASK_SETTLE):
-        device = board.proxy.check_device(parts["device"])
-        own = board.proxy.notifiers
-        device["notifiers"] |= {"ioeventfd": int(own.ioeventfd), "turned_off": int(own.turned_off)}
-        board.pci.check(parts["pci"])
-        text = _text(parts["console"])
-        cpu = CpuState.from_plain(parts["cpu"])
-        _load_parts(board, {**parts, "device": device}, text)
-        board.cpu.load(cpu)
+        known = _checked(board, parts)
+        device = known.parts["device"]
+        device["notifiers"] = board.proxy.notifiers.as_here(device["notifiers"])
+        _load_parts(board, known.parts, known.cpu)
 
 
 def described(board: Board) -> dict[str, str | int]:
@@ -125,10 +167,10 @@ def described(board: Board) -> dict[str, str | int]:
     return {**texts, "vcpus": plan.vcpus, "memory_mib": plan.memory_mib, "intx": int(plan.intx)}
 
 
-def save_parts(board: Board) -> PartState:
-    """Every part's state, at rest and under the big lock."""
+def save_parts(board: Board, cpu: CpuState) -> PartState:
+    """Every part's state; at rest and under the big lock."""
     return {
-        "cpu": board.cpu.save().to_plain(),
+        "cpu": cpu.to_plain(),
         "device": board.proxy.save_device(),
         "pci": board.pci.save(),
         "console": board.memory.console(),

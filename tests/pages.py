@@ -131,7 +131,7 @@ def _link(test: Found) -> str:
 
 def rule_pages() -> str:
     """docs/rules.md below its marker: the prose, the differences, a diagram and a table for each revision."""
-    prose = "\n".join(f"- **R{number}** {rules.text(f'R{number}')}" for number in range(1, 18))
+    prose = "\n".join(f"- **R{number}** {rules.text(f'R{number}')}" for number in range(1, 19))
     parts = [f"## The rules of v6\n\n{prose}", f"## Where the revisions differ\n\n{rules.differences().markdown()}"]
     for name in rules.names():
         drawn = f"```mermaid\n{rules.diagram(name).mermaid}\n```"

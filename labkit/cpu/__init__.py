@@ -66,11 +66,12 @@ class Cpu(Protocol):
         a mode that cannot be loaded again.
         """
 
-    def load(self, state: CpuState) -> None:
+    def load(self, state: CpuState, *, known: bool = False) -> None:
         """Become what was saved of a machine with the same plan. Called as `save` is; the vCPUs stay stopped.
 
         Guest memory, devices, messages (`route`) and levels of lines are not part of it. UsageError: it is not a state
-        of such a machine, or nobody was ever in it; nothing was changed then.
+        of such a machine, or nobody was ever in it; nothing was changed then. `known`: this very CPU gave it or has
+        taken it before, so nothing is kept to go back to.
         """
 
     def assign(self, port: int, length: int, value: int, fd: int) -> None:

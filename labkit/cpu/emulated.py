@@ -102,8 +102,8 @@ class Emulated:
         _check(lib.lk_emulated_save_vcpu(self._native, index, state), index)
         return bytes(ffi.buffer(state))
 
-    def load(self, state: CpuState) -> None:
-        """Become what was saved; all of it is looked at before anything is loaded."""
+    def load(self, state: CpuState, *, known: bool = False) -> None:
+        """Become what was saved; all of it is looked at before anything is loaded, known or not: that costs little."""
         state.check(self.name, len(self.vcpus))
         sizes = {CLOCKS: ffi.sizeof("lk_emulated_clocks"), IRQCHIP: lib.lk_emulated_irqchip_bytes()}
         check_parts(state.shared, sizes, "the machine")

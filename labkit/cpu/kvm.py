@@ -192,8 +192,17 @@ class Kvm:
         shared = kvm_state.save_chips(self._fd) if self._pins else {}
         return CpuState(self.name, vcpus, shared, tuple(left_out))
 
-    def load(self, state: CpuState) -> None:
+    def load(self, state: CpuState, *, known: bool = False) -> None:
         """Become what was saved. UsageError, and nothing is changed, if it was not a state of such a machine."""
+        if known:
+            self._load(state)
+        else:
+            self._try(state)
+        for vcpu in self.vcpus:
+            lib.lk_vcpu_load(vcpu.native, ffi.NULL, 0)
+
+    def _try(self, state: CpuState) -> None:
+        """Whether the kernel takes it, only the kernel knows: so it is told what was there again, if not."""
         state.check(self.name, len(self.vcpus))
         for index, parts in enumerate(state.vcpus):
             kvm_state.check_vcpu(parts, index)
@@ -204,8 +213,6 @@ class Kvm:
         except (UsageError, HostError):
             self._load(before)
             raise
-        for vcpu in self.vcpus:
-            lib.lk_vcpu_load(vcpu.native, ffi.NULL, 0)
 
     def _load(self, state: CpuState) -> None:
         """The controllers first: with them local APICs may still get what they then lose to their own state."""

@@ -6,9 +6,9 @@ What this host's KVM does not tell is left out, with its reason; loading leaves 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
+from struct import Struct
 from typing import Any
 
 from labkit.cpu.ioctl import ioctl
@@ -45,7 +45,7 @@ MSRS = {
     "KERNEL_GS_BASE": 0xC0000102,
     "TSC_DEADLINE": 0x6E0,  # after TSC, by which it counts
 }
-MSR_BYTES = 4 + 8  # index and value in a part, little-endian
+MSR = Struct("<IQ")  # index and value in a part
 MSR_LIST_MAX = 4096
 DEVICE = "/dev/kvm"
 CHIPS = ("PIC_MASTER", "PIC_SLAVE", "IOAPIC")
@@ -58,7 +58,7 @@ def save_vcpu(fd: int, index: int, left_out: list[str]) -> dict[str, bytes]:
         if INSTEAD.get(name) in parts:
             continue
         try:
-            parts[name] = _get(fd, name, struct) if struct else b"".join(_get_msrs(fd, index, left_out))
+            parts[name] = _get(fd, name, struct) if struct else _get_msrs(fd, index, left_out)
         except HostError as error:
             if name not in MAY_LACK:
                 raise
@@ -72,7 +72,8 @@ def check_vcpu(parts: Parts, index: int) -> None:
     sizes = {name: ffi.sizeof(struct) for name, struct in STRUCTS.items() if struct}
     data = parts.get("MSRS", b"")
     check_parts(parts, {**sizes, "MSRS": len(data)}, whose, MAY_LACK)
-    if len(data) % MSR_BYTES or any(number not in MSRS.values() for number, _ in _msrs(data)):
+    numbers = [number for number, _ in _msrs(data)] if len(data) % MSR.size == 0 else [-1]
+    if len(numbers) > len(set(numbers) & set(MSRS.values())):  # each at most once: the kernel takes no long lists
         raise UsageError(f"MSRS of {whose} in the CPU state are not those that belong to one")
 
 
@@ -82,7 +83,7 @@ def load_vcpu(fd: int, parts: Parts, index: int) -> None:
         if name not in parts:
             continue
         if struct:
-            _set(fd, f"KVM_SET_{name}", _struct(struct, parts[name]), f"{name} of vCPU {index}")
+            _set(fd, f"KVM_SET_{name}", ffi.from_buffer(parts[name]), f"{name} of vCPU {index}")
         else:
             _set_msrs(fd, parts[name], index)
 
@@ -141,27 +142,29 @@ def _listed() -> frozenset[int]:
     return frozenset(found.indices[i] for i in range(found.nmsrs))
 
 
-def _get_msrs(fd: int, index: int, left_out: list[str]) -> Iterator[bytes]:
-    listed = _listed()
-    for name, number in MSRS.items():
-        msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": [{"index": number}]})
-        done = 0
+def _get_msrs(fd: int, index: int, left_out: list[str]) -> bytes:
+    """As many at once as KVM tells: it stops at the first that it does not."""
+    wanted, found = [name for name in MSRS if MSRS[name] in _listed()], b""
+    left_out += [f"vCPU {index}: MSR {name} (not listed)" for name in MSRS if name not in wanted]
+    while wanted:
+        entries, done = [{"index": MSRS[name]} for name in wanted], 0
+        msrs = ffi.new("struct kvm_msrs *", {"nmsrs": len(wanted), "entries": entries})
         with suppress(HostError):
-            done = ioctl(fd, "KVM_GET_MSRS", msrs) if number in listed else 0
-        if done:
-            yield number.to_bytes(4, "little") + int(msrs.entries[0].data).to_bytes(8, "little")
-        else:
-            left_out.append(f"vCPU {index}: MSR {name} ({'refused' if number in listed else 'not listed'})")
+            done = ioctl(fd, "KVM_GET_MSRS", msrs)
+        found += b"".join(MSR.pack(msrs.entries[i].index, msrs.entries[i].data) for i in range(done))
+        left_out += [f"vCPU {index}: MSR {name} (refused)" for name in wanted[done : done + 1]]
+        wanted = wanted[done + 1 :]
+    return found
 
 
-def _msrs(data: bytes) -> Iterator[tuple[int, int]]:
-    for at in range(0, len(data), MSR_BYTES):
-        one = data[at : at + MSR_BYTES]
-        yield int.from_bytes(one[:4], "little"), int.from_bytes(one[4:], "little")
+def _msrs(data: bytes) -> list[tuple[int, int]]:
+    return list(MSR.iter_unpack(data))
 
 
 def _set_msrs(fd: int, data: bytes, index: int) -> None:
-    for number, value in _msrs(data):
-        msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": [{"index": number, "data": value}]})
-        if not ioctl(fd, "KVM_SET_MSRS", msrs):
-            raise UsageError(f"MSR {number:#x} of vCPU {index} in the CPU state: the kernel refuses {value:#x}")
+    pairs = _msrs(data)
+    entries = [{"index": number, "data": value} for number, value in pairs]
+    done = ioctl(fd, "KVM_SET_MSRS", ffi.new("struct kvm_msrs *", {"nmsrs": len(pairs), "entries": entries}))
+    if done < len(pairs):
+        number, value = pairs[done]
+        raise UsageError(f"MSR {number:#x} of vCPU {index} in the CPU state: the kernel refuses {value:#x}")

@@ -141,7 +141,7 @@ class Source:
         """What was written since the last round, by the guest and by the stop itself; a RAM disk; every part's state."""
         board, disk = self._board, self._disk
         with board.locked():
-            parts = save_parts(board)
+            parts = save_parts(board, board.cpu.save())
         rest = sorted({*left, *board.dirty.take()})
         self._send_pages(array("I", rest))
         if disk is not None and disk.is_ram:

@@ -94,9 +94,10 @@ class PciFunction:
         """UsageError: what no guest can write differs, so it is another device's."""
         found = checked("PCI", PciFunction.SHAPE, state)
         config = found["config"]
-        odd = [at for at in range(CONFIG_BYTES) if (config[at] ^ self.config[at]) & ~self.writable[at] & 0xFF]
-        if odd:
-            raise UsageError(f"saved state: PCI config at {odd[0]:#x} is of another device")
+        saved, own, writable = (int.from_bytes(one, "little") for one in (config, self.config, self.writable))
+        if odd := (saved ^ own) & ~writable:  # as one number: a restore is to be quick
+            at = ((odd & -odd).bit_length() - 1) // 8
+            raise UsageError(f"saved state: PCI config at {at:#x} is of another device")
         return found
 
     @property

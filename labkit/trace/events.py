@@ -116,6 +116,7 @@ class Cause(IntEnum):
     RESUME = _N["CAUSE_RESUME"]
     PAUSE = _N["CAUSE_PAUSE"]
     EXIT = _N["CAUSE_EXIT"]
+    LOAD = _N["CAUSE_LOAD"]
 
 
 class State(IntEnum):

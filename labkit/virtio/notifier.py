@@ -32,6 +32,9 @@ R15  A deassign that fails: no test-and-clear, no close. The error is kept and s
      device goes.
 R16  BAR0 moves, or its decoding goes off or on: nothing. What is assigned stays at the old port.
 R17  A kick before DRIVER_OK runs the queue, as any trapped kick does.
+R18  A saved state is loaded while the notifiers are stopped (R10): virtio reset, BUS_MASTER_BUG forgotten, config space
+     and rings loaded, then the status stored. The flag is in no saved state and nobody notes it anew: by R8 the next
+     COMMAND without bus-master takes DRIVER_OK from a driver that was left alone before.
 
 START and STOP are idempotent. STOP comes before the ring is torn down, so that a late kick sees a valid ring.
 
@@ -40,14 +43,17 @@ What became of them, each a few rows that differ from the one before:
 merged  (25db9ebe15, January 2011) R2: the status is stored before START. R4: off until a backend gives the notifiers
         back. R9: a backend that takes one turns the notifiers off (and STOPs), one that gives it back allows them
         again. R10: the device's status is stored once more after STOP and before START, for devices that listen.
+        R18: before the status is stored it is looked for DRIVER_OK without bus-master, to note BUS_MASTER_BUG anew. The
+        status is 0 there, so that it never is.
 0.14    (b36e391441, d0dcac833a) R4: rolled back, and tried again at the next START.
 today   (QEMU 7.2) R2: a status of exactly ACKNOWLEDGE|DRIVER turns bus-master on. R3: all are assigned, then each is
         signalled, then the iothread watches. R5: the iothread lets go of all, KVM deassigns all, then each is drained
         and closed. R8: the config write comes first, and without bus-master the device leaves its rings alone. R9: a
         backend grabs the notifiers (STOP at the first) and releases them (START at the last, if still wanted). R12:
         indices up to 1023 are let through, to queues that have no ring. R13: gone. R16: the registration follows the
-        BAR. R17: the kick starts the notifiers, for a device that starts on a kick. A trapped kick of a queue that
-        has a notifier is written to its eventfd. An access of BAR0 that is not aligned comes as smaller ones that are.
+        BAR. R17: the kick starts the notifiers, for a device that starts on a kick. R18: nothing to forget. A trapped
+        kick of a queue that has a notifier is written to its eventfd. An access of BAR0 that is not aligned comes as
+        smaller ones that are.
 
 The tables below say which steps follow which cause; the engine below them only carries them out.
 """
@@ -95,6 +101,7 @@ V6 = Revision(
         Cause.PAUSE: Row(10, (Step.STOP,)),
         Cause.EXIT: Row(11, (Step.STOP,)),
         Cause.BAR0_MOVED: Row(16),
+        Cause.LOAD: Row(18, (Step.RESET_VIRTIO, Step.FORGET_BUS_MASTER_BUG, Step.LOAD, Step.STORE_STATUS)),
     },
 )
 
@@ -108,6 +115,16 @@ MERGED = V6._replace(
         Cause.BACKEND_GIVES: Row(9, (Step.TURN_ON,)),
         Cause.RESUME: Row(10, (Step.STORE_STATUS_AGAIN, Step.START), When.LIVE, (Step.STOP, Step.STORE_STATUS_AGAIN)),
         Cause.PAUSE: Row(10, (Step.STOP, Step.STORE_STATUS_AGAIN)),
+        Cause.LOAD: Row(
+            18,
+            (
+                Step.RESET_VIRTIO,
+                Step.FORGET_BUS_MASTER_BUG,
+                Step.LOAD,
+                Step.LOOK_FOR_BUS_MASTER_BUG,  # in vain: the status is still 0
+                Step.STORE_STATUS,
+            ),
+        ),
     },
 )
 
@@ -129,6 +146,7 @@ TODAY = V0_14._replace(
         Cause.RELEASE: Row(9, (Step.TAKE_BACK,)),
         Cause.BAR0_MOVED: Row(16, (Step.MOVE,)),
         Cause.KICK: Row(17, (Step.START,)),
+        Cause.LOAD: Row(18, (Step.RESET_VIRTIO, Step.LOAD, Step.STORE_STATUS)),
     },
     start=((Part.ASSIGN,), (Part.SIGNAL,), (Part.ATTACH,)),
     stop=((Part.DETACH,), (Part.DEASSIGN,), (Part.DRAIN, Part.CLOSE)),
@@ -177,11 +195,12 @@ class Transport(Protocol):
 
 
 class Situation(NamedTuple):
-    """A cause with what its steps need: the status to be stored, the config write to be done."""
+    """A cause with what its steps need: the status to be stored, the config write or the load to be done."""
 
     cause: Cause
     status: int = 0
     write_config: Callable[[], None] = lambda: None
+    load: Callable[[], None] = lambda: None
 
 
 class HostNotifiers:
@@ -275,6 +294,8 @@ class HostNotifiers:
                 self._store_status(transport.status & ~Status.DRIVER_OK)
             case Step.NOTE_BUS_MASTER_BUG:
                 self.bus_master_bug = self.bus_master_bug or not transport.bus_master
+            case Step.LOOK_FOR_BUS_MASTER_BUG if transport.status & Status.DRIVER_OK:
+                self.bus_master_bug = self.bus_master_bug or not transport.bus_master
             case Step.FORGET_BUS_MASTER_BUG:
                 self.bus_master_bug = False
             case Step.HELP_BUS_MASTER if situation.status == FORGOT_BUS_MASTER:
@@ -289,6 +310,8 @@ class HostNotifiers:
                 transport.reset_msix()
             case Step.WRITE_CONFIG:
                 situation.write_config()
+            case Step.LOAD:
+                situation.load()
 
     def _store_status(self, status: int) -> None:
         before, self._transport.status = self._transport.status, status
@@ -369,18 +392,34 @@ class HostNotifiers:
 
     # -- saved and loaded ----------------------------------------------------------------------------------------------
 
-    SHAPE: ClassVar[Shape] = dict.fromkeys(("ioeventfd", "turned_off", "bus_master_bug", "kicked"), FLAG)
+    SHAPE: ClassVar[Shape] = dict.fromkeys(("ioeventfd", "turned_off", "kicked"), FLAG)
 
     def save(self) -> State:
-        """What a start would depend on. Not whether they are started: that follows from the run state (R10)."""
+        """What a start would depend on. Not whether they are started: that follows from the run state (R10).
+
+        And not BUS_MASTER_BUG (R18).
+        """
         return {name: int(getattr(self, name)) for name in self.SHAPE}
 
-    def load(self, state: State, status: int) -> None:
-        """The same and STATUS, while they are stopped: no rule acts. UsageError: it is none."""
+    def check(self, state: object) -> State:
+        """UsageError: it is none, or none of this device under these rules."""
+        found = checked("notifiers", self.SHAPE, state)
+        if found["kicked"] and not self._starts_on_kick:
+            raise UsageError("saved state: a kick started the device (R17), and here none can")
+        return found
+
+    def as_here(self, state: State) -> State:
+        """The state of a device that was made on another host, with the property and the switch of this one (R1).
+
+        They belong to the device as it was made, and do not travel. UsageError: it is no such state.
+        """
+        return self.check(state) | {name: int(getattr(self, name)) for name in ("ioeventfd", "turned_off")}
+
+    def load(self, state: State) -> None:
+        """The same, after R18 and while they are stopped: no rule acts. UsageError: it is none."""
         assert not self.started, "they are stopped first (R10)"
-        self._store_status(status)
         before = self._flags
-        for name, value in checked("notifiers", self.SHAPE, state).items():
+        for name, value in self.check(state).items():
             setattr(self, name, bool(value))
         self._tell_flags(before)
         self._look_for_kicks()

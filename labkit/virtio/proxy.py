@@ -304,18 +304,25 @@ class Proxy(PciFunction, ProxyLook):
     def load_device(self, state: State) -> None:
         """The same, into a machine that is paused, under the big lock. UsageError: nothing has changed.
 
-        R10 does the rest when the machine goes on: START if DRIVER_OK is set, and with it one kick for each queue.
+        By R18. R10 does the rest when the machine goes on: START if DRIVER_OK is set, one kick for each queue.
         """
-        found = self.check_device(state)
-        self.reset_virtio()
+        self.load_checked(self.check_device(state))
+
+    def load_checked(self, found: State) -> None:
+        """What `check_device` gave: nothing of it is looked at once more."""
+        self.notifiers.happens(Situation(Cause.LOAD, status=found["status"], load=lambda: self._load(found)))
+        self.notifiers.load(found["notifiers"])
+
+    def _load(self, found: State) -> None:
+        """Into a device that was reset: all but its status."""
         self.model.load_state(found["model"])
-        PciFunction.load(self, found["pci"])
+        self.config[:] = found["pci"]["config"]
+        self.map_bars()
         self.queue_sel, self.config_vector = found["queue_sel"], found["config_vector"]
         saved.load(self.device, found["virtio"])
         self.msix.load(found["msix"])
         self._heed_command()
         self._intx_follows_command()
-        self.notifiers.load(found["notifiers"], found["status"])
 
     def tell_loaded(self) -> None:
         """To whoever listens: what no register write has told. After memory, where the rings are, was loaded too."""
@@ -329,6 +336,7 @@ class Proxy(PciFunction, ProxyLook):
     def check_device(self, state: object) -> State:
         """UsageError: whatever the parts would refuse, before any of them is loaded."""
         found = checked("device", self._shape, state)
+        self.notifiers.check(found["notifiers"])
         self.model.check_state(found["model"])
         self.config[:] = self._without_interrupt(bytes(self.config))
         PciFunction.check(self, found["pci"])

@@ -25,11 +25,13 @@ class Step(Enum):
     DROP_DRIVER_OK = "take DRIVER_OK out of the status"
     NOTE_BUS_MASTER_BUG = "note BUS_MASTER_BUG if bus-master is clear"
     FORGET_BUS_MASTER_BUG = "forget BUS_MASTER_BUG"
+    LOOK_FOR_BUS_MASTER_BUG = "note BUS_MASTER_BUG if DRIVER_OK is set and bus-master is clear"
     HELP_BUS_MASTER = "turn bus-master on if the status is exactly ACKNOWLEDGE|DRIVER"
     RESET_VIRTIO = "reset the virtio device"
     RELEASE_VECTORS = "release the MSI-X vectors"
     RESET_MSIX = "reset MSI-X"
     WRITE_CONFIG = "do the config write"
+    LOAD = "load config space, vectors and rings"
 
 
 class When(Enum):

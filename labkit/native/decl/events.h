@@ -96,6 +96,7 @@
 #define CAUSE_BAR0_MOVED 15
 #define CAUSE_KICK 16
 #define CAUSE_ASSIGN_FAILED 17
+#define CAUSE_LOAD 18
 
 /* run states */
 #define STATE_PAUSED 0
