@@ -64,12 +64,8 @@ class Board:
         self.plan, self.name = plan, name
         self.crash: GuestCrash | HostError | None = None
         self.exit_code: int | None = None
-<<<<<<< HEAD
         self.migration: Any = None  # on its way to another host
-        self.like: object = None  # the snapshot that memory is like, but for the pages that are dirty
-=======
         self.like: Any = None  # what saving.py knows that memory is like, but for the pages that are dirty
->>>>>>> load
         self.recorder = Recorder(self)
         self._threads: list[Thread] = []
         self._undo: list[Callable[[], None]] = [plan.model.close]

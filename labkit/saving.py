@@ -95,11 +95,16 @@ def _known(board: Board, snapshot: Snapshot) -> Known | None:
 
 def _checked(board: Board, parts: PartState) -> Known:
     """Every part has looked at its own. What the kernel thinks of a CPU's state it says only when it gets it."""
+    known = _looked_at(board, parts)
+    board.cpu.load(known.cpu)
+    return known
+
+
+def _looked_at(board: Board, parts: PartState) -> Known:
     device = board.proxy.check_device(parts["device"])
     pci = board.pci.check(parts["pci"])
     text = _text(parts["console"])
     cpu = CpuState.from_plain(parts["cpu"])
-    board.cpu.load(cpu)
     return Known(b"", {"cpu": cpu.to_plain(), "device": device, "pci": pci, "console": text}, cpu)
 
 
@@ -130,17 +135,17 @@ def _load(board: Board, known: Known) -> None:
     else:
         board.memory.write(0, known.memory)
         _begin_anew(board, known)
-    _load_parts(board, known.parts, known.cpu)
+    _load_parts(board, known.parts)
+    board.cpu.load(known.cpu, known=True)
 
 
-def _load_parts(board: Board, parts: PartState, cpu: CpuState) -> None:
+def _load_parts(board: Board, parts: PartState) -> None:
     native = board.memory.native
     board.pci.load(parts["pci"])
     board.proxy.load_checked(parts["device"])
     board.proxy.tell_loaded()
     lib.lk_console_clear(native)
     lib.lk_console_put(native, parts["console"], len(parts["console"]))
-    board.cpu.load(cpu, known=True)
     board.crash = board.exit_code = None
 
 
@@ -154,10 +159,17 @@ def arrive(board: Board, parts: object) -> None:
         raise UsageError("saved state: it has no parts")
     _check_names(parts)
     with board.stopped(lib.ASK_SETTLE):
-        known = _checked(board, parts)
+        known = _looked_at(board, parts)
         device = known.parts["device"]
         device["notifiers"] = board.proxy.notifiers.as_here(device["notifiers"])
-        _load_parts(board, known.parts, known.cpu)
+        _load_parts(board, known.parts)
+        board.cpu.load(known.cpu)
+
+
+def saved(board: Board) -> PartState:
+    """In the owner thread of a paused machine: every part's state."""
+    with board.stopped(lib.ASK_SETTLE):
+        return save_parts(board, board.cpu.save())
 
 
 def described(board: Board) -> dict[str, str | int]:

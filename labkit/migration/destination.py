@@ -7,10 +7,14 @@ that, because we have the lock of its disk, without which it cannot run. Otherwi
 from __future__ import annotations
 
 import errno
+import json
 from contextlib import suppress
 
+from labkit import abi
 from labkit.abi import Irq
+from labkit.board import Board, Plan
 from labkit.errors import HostError, LabkitError, UsageError
+from labkit.loader import lab_guest
 from labkit.machine import Machine
 from labkit.migration.channel import Channel
 from labkit.migration.hello import Hello, Here, check, image_of, plan_of
@@ -20,17 +24,20 @@ from labkit.migration.wire import (
     Frame,
     Kind,
     Wire,
+    pack_json,
     unpack_disk,
     unpack_json,
     unpack_pages,
     unpack_round,
 )
-from labkit.saving import arrive
-from labkit.snapshot import from_text
+from labkit.saving import arrive, saved
+from labkit.snapshot import from_text, to_text
 from labkit.state import State
 from labkit.trace.events import Gate
 from labkit.trace.events import Kind as EventKind
+from labkit.virtio import catalogue
 from labkit.virtio.backends.image import Image
+from labkit.virtio.notifier import REVISIONS
 
 LOCK_PATIENCE_S = 1.0
 
@@ -159,6 +166,26 @@ class Destination:
         if running:
             machine._board.resume()
         self._pass(Gate.RUNS)
+
+
+def rehearse(cpu: str) -> None:
+    """Receive a small machine from nobody: what a first time costs is not to be anybody's downtime. HostError: no CPU."""
+    plan = Plan(
+        model=catalogue.make("blk", catalogue.Options()),
+        image=lab_guest("agent"),
+        command_line="",
+        cpu=cpu,
+        vcpus=1,
+        memory_mib=abi.MEMORY_MIN_MIB,
+        revision=next(iter(REVISIONS)),
+        ioeventfd=True,
+    )
+    board = Board(plan, "rehearsal")
+    try:
+        said = pack_json(to_text(board.owner.call(lambda: saved(board))))
+        board.owner.call(lambda: arrive(board, from_text(json.loads(said))))
+    finally:
+        board.owner.call(board.close)
 
 
 def _disk(machine: Machine) -> Image | None:

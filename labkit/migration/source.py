@@ -27,7 +27,7 @@ from labkit.migration.hello import describe
 from labkit.migration.progress import Progress, Round, Tell
 from labkit.migration.wire import COUNT, OFFSET, ROUND, Kind, Refused, Wire, pack_json, page_lists
 from labkit.native import lib
-from labkit.saving import STILL, save_parts
+from labkit.saving import STILL, saved
 from labkit.snapshot import to_text
 from labkit.trace.events import Gate, State
 from labkit.trace.events import Kind as EventKind
@@ -140,8 +140,7 @@ class Source:
     def _tell_rest(self, left: array[int], *, running: bool) -> None:
         """What was written since the last round, by the guest and by the stop itself; a RAM disk; every part's state."""
         board, disk = self._board, self._disk
-        with board.locked():
-            parts = save_parts(board, board.cpu.save())
+        parts = saved(board)
         rest = sorted({*left, *board.dirty.take()})
         self._send_pages(array("I", rest))
         if disk is not None and disk.is_ram:
