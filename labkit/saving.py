@@ -160,10 +160,11 @@ def arrive(board: Board, parts: object) -> None:
     _check_names(parts)
     with board.stopped(lib.ASK_SETTLE):
         known = _looked_at(board, parts)
+        board.cpu.check(known.cpu)
         device = known.parts["device"]
         device["notifiers"] = board.proxy.notifiers.as_here(device["notifiers"])
         _load_parts(board, known.parts)
-        board.cpu.load(known.cpu)
+        board.cpu.load(known.cpu, known=True)
 
 
 def saved(board: Board) -> PartState:

@@ -66,6 +66,9 @@ class Cpu(Protocol):
         a mode that cannot be loaded again.
         """
 
+    def check(self, state: CpuState) -> None:
+        """UsageError: no such machine can have given it. What only `load` can find out it does not say."""
+
     def load(self, state: CpuState, *, known: bool = False) -> None:
         """Become what was saved of a machine with the same plan. Called as `save` is; the vCPUs stay stopped.
 

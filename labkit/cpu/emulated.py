@@ -102,11 +102,15 @@ class Emulated:
         _check(lib.lk_emulated_save_vcpu(self._native, index, state), index)
         return bytes(ffi.buffer(state))
 
-    def load(self, state: CpuState, *, known: bool = False) -> None:
-        """Become what was saved; all of it is looked at before anything is loaded, known or not: that costs little."""
+    def check(self, state: CpuState) -> None:
+        """UsageError: it is no state of such a machine."""
         state.check(self.name, len(self.vcpus))
         sizes = {CLOCKS: ffi.sizeof("lk_emulated_clocks"), IRQCHIP: lib.lk_emulated_irqchip_bytes()}
         check_parts(state.shared, sizes, "the machine")
+
+    def load(self, state: CpuState, *, known: bool = False) -> None:
+        """Become what was saved; all of it is looked at before anything is loaded, known or not: that costs little."""
+        self.check(state)
         vcpus = [_checked_vcpu(parts, index) for index, parts in enumerate(state.vcpus)]
         clocks = _struct("lk_emulated_clocks", state.shared[CLOCKS])
         with self.held():

@@ -192,6 +192,13 @@ class Kvm:
         shared = kvm_state.save_chips(self._fd) if self._pins else {}
         return CpuState(self.name, vcpus, shared, tuple(left_out))
 
+    def check(self, state: CpuState) -> None:
+        """UsageError: it is no state of such a machine, as far as can be told without the kernel."""
+        state.check(self.name, len(self.vcpus))
+        for index, parts in enumerate(state.vcpus):
+            kvm_state.check_vcpu(parts, index)
+        kvm_state.check_chips(state.shared, full=self._pins > 0)
+
     def load(self, state: CpuState, *, known: bool = False) -> None:
         """Become what was saved. UsageError, and nothing is changed, if it was not a state of such a machine."""
         if known:
@@ -203,10 +210,7 @@ class Kvm:
 
     def _try(self, state: CpuState) -> None:
         """Whether the kernel takes it, only the kernel knows: so it is told what was there again, if not."""
-        state.check(self.name, len(self.vcpus))
-        for index, parts in enumerate(state.vcpus):
-            kvm_state.check_vcpu(parts, index)
-        kvm_state.check_chips(state.shared, full=self._pins > 0)
+        self.check(state)
         before = self.save()
         try:
             self._load(state)

@@ -96,6 +96,7 @@ class Destination:
         image = image_of(said, self._kernel(said))
         plan = plan_of(said, image, self._here, trusted=self._wire.channel.peer_is_me)
         self.machine = machine = Machine(plan, Irq(said.numbers["irq"]))
+        machine._board.owner.call(lambda: rehearse(machine._board))
         machine.memory.clear()
         self._pass(Gate.BUILT)
         self._wire.send(Kind.WELCOME)
@@ -168,8 +169,13 @@ class Destination:
         self._pass(Gate.RUNS)
 
 
-def rehearse(cpu: str) -> None:
-    """Receive a small machine from nobody: what a first time costs is not to be anybody's downtime. HostError: no CPU."""
+def rehearse(board: Board) -> None:
+    """In its owner thread: it takes up its own state. What a first time costs shall not be anybody's downtime."""
+    arrive(board, from_text(json.loads(pack_json(to_text(saved(board))))))
+
+
+def warm_up(cpu: str) -> None:
+    """Make a machine, for nobody, while none comes. HostError: none can be made here."""
     plan = Plan(
         model=catalogue.make("blk", catalogue.Options()),
         image=lab_guest("agent"),
@@ -180,10 +186,9 @@ def rehearse(cpu: str) -> None:
         revision=next(iter(REVISIONS)),
         ioeventfd=True,
     )
-    board = Board(plan, "rehearsal")
+    board = Board(plan, "warm-up")
     try:
-        said = pack_json(to_text(board.owner.call(lambda: saved(board))))
-        board.owner.call(lambda: arrive(board, from_text(json.loads(said))))
+        board.owner.call(lambda: rehearse(board))
     finally:
         board.owner.call(board.close)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from labkit import views
 from labkit.migration.address import Address
 from labkit.migration.channel import Channel, Listener
-from labkit.migration.destination import Destination, rehearse
+from labkit.migration.destination import Destination, warm_up
 from labkit.migration.hello import Here
 from labkit.migration.progress import Progress, Tell
 from labkit.threads import Thread
@@ -79,7 +79,7 @@ class Arrival:
     def _run(self) -> None:
         try:
             with self._listener:
-                rehearse(self._here.cpu)
+                warm_up(self._here.cpu)
                 channel = self._channel = self._listener.accept()
             with channel:
                 channel.timeout_s = self._timeout_s

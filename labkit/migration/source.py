@@ -73,11 +73,13 @@ class Source:
         self._tell(Progress(gate, len(self.rounds), self.pages, self.rounds[-1] if self.rounds else None))
 
     def _introduce(self) -> None:
-        """What machine it is; the destination makes one."""
+        """What machine it is. The destination makes one."""
         self._wire.send(Kind.HELLO, pack_json(describe(self._board, self._irq)))
         if file := self._board.plan.image.file:
             self._wire.send(Kind.KERNEL, file)
         self._pass(Gate.HELLO_SENT)
+
+    def _wait_for_welcome(self) -> None:
         self._wire.expect(Kind.WELCOME)
         self._pass(Gate.WELCOME_HEARD)
 
@@ -107,6 +109,8 @@ class Source:
             self.rounds.append(this)
             self._wire.send(Kind.ROUND, ROUND.pack(this.number, this.pages))
             self._pass(Gate.ROUND_SENT)
+            if this.number == 1:
+                self._wait_for_welcome()  # not sooner: the first round is on its way while a machine is made
             if this.estimated_downtime_s <= self._limits.downtime_s or this.number >= self._limits.rounds:
                 return left
             pages = left
