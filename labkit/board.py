@@ -31,6 +31,7 @@ from labkit.runstate import RunState
 from labkit.threads import BigLock, Thread
 from labkit.trace.events import Actor, Cause, Crash, Kind, Run, State
 from labkit.trace.feed import Feed
+from labkit.virtio.backends.image import Image as Disk
 from labkit.virtio.catalogue import Options
 from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import Situation
@@ -180,9 +181,20 @@ class Board:
             with self.stopped():
                 self.runstate.change(State.PAUSED)
 
+    @property
+    def disk(self) -> Disk | None:
+        """What a blk device reads and writes."""
+        return getattr(self.plan.model, "image", None)
+
+    def claim_disk(self) -> None:
+        """No machine runs without the lock of its disk. It has it, unless it was on its way and came back without."""
+        if self.disk is not None:
+            self.disk.take_lock()
+
     def resume(self) -> None:
         """The listeners: START if DRIVER_OK (R10); then the vCPUs go on."""
         if self.runstate.state is State.PAUSED:
+            self.claim_disk()
             with self.locked():
                 self.runstate.change(State.RUNNING)
                 self._finish_runs()

@@ -47,8 +47,7 @@ class Machine(MachineLook):
     and `close` are left, and every look at it. `proxy` and `trace` can be read after a close too.
     """
 
-    def __init__(self, plan: Plan, irq: Irq) -> None:
-        board = Board(plan, f"vm{next(_numbers)}")
+    def __init__(self, board: Board, irq: Irq) -> None:
         self._board = board
         self._irq = irq
         self.trace = Trace(board.feed, board.recorder.recorded, board.cpu.name)
@@ -235,7 +234,7 @@ class Machine(MachineLook):
         self._check_here()
         limits = migration.Limits(downtime_s, rounds)
         going = migration.leave(
-            self, self._irq, address, tls=tls, limits=limits, timeout_s=timeout_s, progress=progress
+            self._board, self._irq, self, address, tls=tls, limits=limits, timeout_s=timeout_s, progress=progress
         )
         if wait:
             going.wait()
@@ -362,7 +361,7 @@ def boot(
         intx=ways is Irq.INTX,
         options=options,
     )
-    return _running(Machine(plan, ways), bring_up=bring_up)
+    return _running(Machine(Board(plan, _next_name()), ways), bring_up=bring_up)
 
 
 def receive(
@@ -398,7 +397,8 @@ def receive(
         timeout_s=timeout_s,
         progress=progress,
     ) as arrival:
-        return arrival.machine()
+        machine: Machine = arrival.machine()
+        return machine
 
 
 def listen(
@@ -412,7 +412,7 @@ def listen(
     tls: str | os.PathLike[str] | None = None,
     timeout_s: float = 10.0,
     progress: Callable[[Progress], object] | None = None,
-) -> Arrival:
+) -> Arrival[Machine]:
     """Listen at `address` for a machine, and return at once: `arrival.machine()` waits for it. See `receive`.
 
     With port 0 the kernel chooses one: `arrival.address` is what to migrate to.
@@ -420,7 +420,11 @@ def listen(
     from labkit import migration
 
     here = migration.Here(disk=disk, device=device, net=net, pcap=pcap, cpu=cpu)
-    return migration.arrive(address, here, tls=tls, timeout_s=timeout_s, progress=progress)
+    return migration.arrive(address, here, _next_name(), Machine, tls=tls, timeout_s=timeout_s, progress=progress)
+
+
+def _next_name() -> str:
+    return f"vm{next(_numbers)}"
 
 
 def _running(machine: Machine, *, bring_up: bool) -> Machine:

@@ -69,7 +69,7 @@ class GuestMemory:
             raise self._outside(gpa, size)
 
     def clear(self) -> None:
-        """All of it is zero, as it was before anybody wrote. The vCPUs are stopped, and nobody notes what is written."""
+        """All of it is zero, as before anybody wrote. The vCPUs are stopped, and nobody notes what is written."""
         if (failed := lib.lk_memory_clear(self.open_native())) < 0:
             raise HostError("madvise(MADV_REMOVE)", -failed)
 

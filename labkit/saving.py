@@ -33,7 +33,7 @@ def take(board: Board) -> Snapshot:
 
     Unless a backend has queues: they are given back and taken again, for their indices are its own.
     """
-    board.check_plugged()
+    _check_stays(board)
     if board.runstate.state not in STILL:
         raise UsageError(f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with")
     running = board.runstate.running
@@ -68,7 +68,7 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
 
     R10 stops the notifiers, and starts them if the machine ran: one kick for each queue finds what was in the rings.
     """
-    board.check_plugged()
+    _check_stays(board)
     snapshot.check_fits(described(board))
     _check_names(snapshot.parts)
     try:
@@ -78,6 +78,7 @@ def take_up(board: Board, snapshot: Snapshot) -> None:
             with _whole_or_crashed(board):
                 _load(board, known)
             if snapshot.running:
+                board.claim_disk()
                 board.runstate.change(State.RUNNING)
     finally:
         if board.runstate.running:
@@ -118,6 +119,12 @@ def _whole_or_crashed(board: Board) -> Iterator[None]:
         board.crash = error if isinstance(error, HostError) else HostError("a load that had begun", EIO, str(error))
         board.runstate.change(State.CRASHED)
         raise board.crash from error
+
+
+def _check_stays(board: Board) -> None:
+    board.check_plugged()
+    if board.migration is not None:
+        raise UsageError("the machine is on its way to another host, which notes what is written: cancel that first")
 
 
 def _check_names(parts: PartState) -> None:

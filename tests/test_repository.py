@@ -167,10 +167,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "answers": LEAVES,
     "guest": LEAVES | {"answers", "native", "board"},
     "terminal": LEAVES | {"native", "board", "virtio"},
-    "machine": PARTS | {"board", "guest", "terminal", "snapshot"},
+    "machine": PARTS | {"board", "guest", "terminal", "snapshot", "migration"},
     "saving": PARTS | {"board", "snapshot", "dirty"},
     "snapshot": LEAVES,  # a value: the machine fills it and takes it up again
-    "migration": WHOLE | {"snapshot"},
+    "migration": PARTS | {"board", "snapshot", "saving"},
     "races": WHOLE | {"snapshot", "migration"},
     "museum": WHOLE | {"snapshot", "migration", "races"},
     "widgets": frozenset({"trace.events"}),
@@ -182,7 +182,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
-    "machine": frozenset({"snapshot", "saving", "migration", "widgets"}),
+    "machine": frozenset({"saving", "widgets"}),
     "": frozenset({"widgets", "course"}),
 }
 

@@ -8,7 +8,8 @@ moment. `wire.py` is what they say to each other, `hello.py` what machine it is,
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from labkit.errors import UsageError
 from labkit.migration import tls as sealing
@@ -21,17 +22,19 @@ from labkit.migration.source import Limits
 
 if TYPE_CHECKING:
     from labkit.abi import Irq
-    from labkit.machine import Machine
+    from labkit.board import Board
 
 __all__ = ["Arrival", "Here", "Limits", "Migration", "Progress", "Round", "arrive", "leave"]
 
+M = TypeVar("M")
 Folder = str | os.PathLike[str] | None
 TIMEOUT_MAX_S = 3600.0
 
 
 def leave(
-    machine: Machine,
+    board: Board,
     irq: Irq,
+    keep: object,
     address: str,
     *,
     tls: Folder,
@@ -39,11 +42,10 @@ def leave(
     timeout_s: float,
     progress: Tell | None,
 ) -> Migration:
-    """Begin; see `Machine.migrate`."""
-    to = parse(address)
-    board, context = machine._board, None if tls is None else sealing.context(tls, False)
+    """Begin; see `Machine.migrate`. `keep`: what must not be forgotten meanwhile."""
+    to, context = parse(address), None if tls is None else sealing.context(tls, False)
     migration = Migration(
-        machine, irq, to, tls=context, limits=limits, timeout_s=_checked(timeout_s), tell=progress
+        board, irq, keep, to, tls=context, limits=limits, timeout_s=_checked(timeout_s), tell=progress
     )
     if board.migration is not None:
         raise UsageError(f"the machine is on its way to {board.migration.address} already")
@@ -53,11 +55,18 @@ def leave(
 
 
 def arrive(
-    address: str, here: Here, *, tls: Folder, timeout_s: float, progress: Tell | None
-) -> Arrival:
-    """Listen; see `labkit.listen`."""
+    address: str,
+    here: Here,
+    name: str,
+    hold: Callable[[Board, Irq], M],
+    *,
+    tls: Folder,
+    timeout_s: float,
+    progress: Tell | None,
+) -> Arrival[M]:
+    """Listen; see `labkit.listen`. `name`: the machine's. `hold`: makes of a board what the user gets."""
     context = None if tls is None else sealing.context(tls, True)
-    return Arrival(parse(address), here, tls=context, timeout_s=_checked(timeout_s), tell=progress)
+    return Arrival(parse(address), here, name, hold, tls=context, timeout_s=_checked(timeout_s), tell=progress)
 
 
 def _checked(timeout_s: float) -> float:

@@ -77,6 +77,11 @@ class Channel:
         credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
         return bool(UCRED.unpack(credentials)[1] == os.geteuid())
 
+    @property
+    def is_local(self) -> bool:
+        """Is the other side on this host, with the same page cache?"""
+        return self.address.is_loopback
+
     def send(self, *parts: Buffer) -> None:
         """All of `parts`, one after the other."""
         views = deque(memoryview(part).cast("B") for part in parts if memoryview(part).nbytes)

@@ -1,4 +1,4 @@
-"""How does a machine arrive? One like it is made, its pages are stored, its state is checked and loaded; then it is ours.
+"""How does a machine arrive? One like it is made, its pages stored, its state checked and loaded; then it is ours.
 
 Whose it is, says `source.py`. Here: the guest is entered after YOURS, or, if the source is gone before it could say
 that, because we have the lock of its disk, without which it cannot run. Otherwise everything is thrown away.
@@ -15,7 +15,6 @@ from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import HostError, LabkitError, UsageError
 from labkit.loader import lab_guest
-from labkit.machine import Machine
 from labkit.migration.channel import Channel
 from labkit.migration.hello import Hello, Here, check, image_of, plan_of
 from labkit.migration.progress import Progress, Tell
@@ -45,42 +44,43 @@ LOCK_PATIENCE_S = 1.0
 class Destination:
     """One hand-over, from the destination's side."""
 
-    def __init__(self, channel: Channel, here: Here, tell: Tell) -> None:
-        self._wire, self._here, self._tell = Wire(channel), here, tell
-        self.machine: Machine | None = None
+    def __init__(self, channel: Channel, here: Here, name: str, tell: Tell) -> None:
+        self._wire, self._here, self._name, self._tell = Wire(channel), here, name, tell
+        self._board: Board | None = None
+        self.irq = Irq.POLL  # what the lab's driver in it uses
         self.ours = False
         self.round = self.pages = 0
 
-    def take(self) -> Machine:
+    def take(self) -> Board:
         """All of it. Whatever is raised says why not; nothing is left of the machine then, and the source is told."""
         try:
             self._pass(Gate.ACCEPTED)
-            machine = self._build()
-            running = self._load(machine, self._store(machine))
-            self._take_disk(machine)
+            board = self._build()
+            running = self._load(board, self._store(board))
+            self._take_disk(board)
         except BaseException as error:
             self._discard()
             self._refuse(error)
             raise
         try:
-            self._wait_for_ours(machine)
+            self._wait_for_ours(board)
         except BaseException:
             self._discard()
             raise
-        machine._board.owner.call(lambda: self._go(machine, running=running))
-        return machine
+        board.owner.call(lambda: self._go(board, running=running))
+        return board
 
     def _pass(self, gate: Gate) -> None:
         """An event, if there is a machine yet, and a word to whoever wants to know."""
-        if self.machine is not None:
-            self.machine._board.feed.emit(EventKind.GATE, -1, gate, self.round, self.pages)
+        if self._board is not None:
+            self._board.feed.emit(EventKind.GATE, -1, gate, self.round, self.pages)
         self._tell(Progress(gate, self.round, self.pages))
 
     def _discard(self) -> None:
         """Before the source hears of it: it wants its disk back."""
-        if self.machine is not None:
-            self.machine.close()
-            self.machine = None
+        if self._board is not None:
+            self._board.owner.call(self._board.close)
+            self._board = None
 
     def _refuse(self, error: BaseException) -> None:
         why = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__} on this side"
@@ -89,42 +89,43 @@ class Destination:
 
     # -- the machine ---------------------------------------------------------------------------------------------------
 
-    def _build(self) -> Machine:
+    def _build(self) -> Board:
         """One like the source's, paused, all of its memory zero."""
         said = check(unpack_json(self._wire.expect(Kind.HELLO)))
         self._pass(Gate.HELLO_HEARD)
         image = image_of(said, self._kernel(said))
         plan = plan_of(said, image, self._here, trusted=self._wire.channel.peer_is_me)
-        self.machine = machine = Machine(plan, Irq(said.numbers["irq"]))
-        machine._board.owner.call(lambda: rehearse(machine._board))
-        machine.memory.clear()
+        self.irq = Irq(said.numbers["irq"])
+        self._board = board = Board(plan, self._name)
+        board.owner.call(lambda: rehearse(board))
+        board.memory.clear()
         self._pass(Gate.BUILT)
         self._wire.send(Kind.WELCOME)
         self._pass(Gate.WELCOME_SENT)
-        return machine
+        return board
 
     def _kernel(self, said: Hello) -> bytes:
         return b"" if said.numbers["lab"] else bytes(self._wire.expect(Kind.KERNEL).payload)
 
-    def _store(self, machine: Machine) -> Frame:
+    def _store(self, board: Board) -> Frame:
         """Pages and a RAM disk, until the state comes."""
         while True:
             frame = self._wire.expect(Kind.PAGES, Kind.ROUND, Kind.DISK, Kind.STATE)
             match frame.kind:
                 case Kind.PAGES:
                     pages, contents = unpack_pages(frame)
-                    machine._board.dirty.put(pages, contents)
+                    board.dirty.put(pages, contents)
                     self.pages += len(pages)
                 case Kind.ROUND:
                     self.round, _ = unpack_round(frame)
                     self._pass(Gate.ROUND_STORED)
                 case Kind.DISK:
-                    _ram_disk(machine).put(*unpack_disk(frame))
+                    _ram_disk(board).put(*unpack_disk(frame))
                 case Kind.STATE:
                     self._pass(Gate.STATE_HEARD)
                     return frame
 
-    def _load(self, machine: Machine, frame: Frame) -> bool:
+    def _load(self, board: Board, frame: Frame) -> bool:
         """Every part's state into it. Returns whether it ran."""
         said = unpack_json(frame)
         if not isinstance(said, dict) or said.keys() != {"running", "parts"} or not isinstance(said["running"], bool):
@@ -133,21 +134,21 @@ class Destination:
             parts: State = from_text(said["parts"])
         except (ValueError, TypeError, RecursionError) as error:
             raise UsageError(f"STATE cannot be read: {error}") from error
-        machine._board.owner.call(lambda: arrive(machine._board, parts))
+        board.owner.call(lambda: arrive(board, parts))
         self._pass(Gate.LOADED)
         return said["running"]
 
     # -- whose it is ---------------------------------------------------------------------------------------------------
 
-    def _take_disk(self, machine: Machine) -> None:
-        disk = _disk(machine)
+    def _take_disk(self, board: Board) -> None:
+        disk = board.disk
         if disk is not None:
             disk.take_lock(LOCK_PATIENCE_S)
         self._pass(Gate.DISK_TAKEN)
 
-    def _wait_for_ours(self, machine: Machine) -> None:
+    def _wait_for_ours(self, board: Board) -> None:
         """Until the source has given it away. HostError: it has not, or may not have."""
-        disk = _disk(machine)
+        disk = board.disk
         try:
             self._wire.send(Kind.TAKEN)
             self._pass(Gate.TAKEN_SENT)
@@ -158,14 +159,14 @@ class Destination:
         else:
             self._pass(Gate.YOURS_HEARD)
 
-    def _go(self, machine: Machine, *, running: bool) -> None:
+    def _go(self, board: Board, *, running: bool) -> None:
         """In the owner thread. The word goes before the deed; nobody may be there to hear it."""
         with suppress(HostError):
             self._wire.send(Kind.RUNS)
         self.ours = True
         self._pass(Gate.RUNS_SENT)
         if running:
-            machine._board.resume()
+            board.resume()
         self._pass(Gate.RUNS)
 
 
@@ -193,12 +194,8 @@ def warm_up(cpu: str) -> None:
         board.owner.call(board.close)
 
 
-def _disk(machine: Machine) -> Image | None:
-    return getattr(machine._board.plan.model, "image", None)
-
-
-def _ram_disk(machine: Machine) -> Image:
-    disk = _disk(machine)
+def _ram_disk(board: Board) -> Image:
+    disk = board.disk
     if disk is None or not disk.is_ram:
         raise UsageError("DISK came for a machine without a RAM disk")
     return disk

@@ -65,7 +65,7 @@ class Hello(NamedTuple):
 def describe(board: Board, irq: Irq) -> dict[str, Any]:
     """What a source says of its machine."""
     plan = board.plan
-    options, image, disk = plan.options, plan.image, getattr(plan.model, "image", None)
+    options, image, disk = plan.options, plan.image, board.disk
     return {
         "labkit": VERSION,
         "cpu": board.cpu.name,

@@ -1,9 +1,10 @@
-"""How does somebody wait for a machine to arrive? A handle that listens at once; the rest is done in a thread of its own."""
+"""How does somebody wait for a machine? By a handle that listens at once; the rest is done in a thread of its own."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from labkit import views
 from labkit.migration.address import Address
@@ -16,33 +17,45 @@ from labkit.threads import Thread
 if TYPE_CHECKING:
     import ssl
 
-    from labkit.machine import Machine
+    from labkit.abi import Irq
+    from labkit.board import Board
+
+M = TypeVar("M")
 
 INTERRUPT_S = 0.05
 
 
-class Arrival:
+class Arrival(Generic[M]):
     """Somebody listens at `address` for one machine; made by `labkit.listen`. A context manager; closing is idempotent.
 
     state: "listening", "arriving", "here", "failed". progress: at which gate.
     """
 
     def __init__(
-        self, at: Address, here: Here, *, tls: ssl.SSLContext | None, timeout_s: float, tell: Tell | None
+        self,
+        at: Address,
+        here: Here,
+        name: str,
+        hold: Callable[[Board, Irq], M],
+        *,
+        tls: ssl.SSLContext | None,
+        timeout_s: float,
+        tell: Tell | None,
     ) -> None:
+        self._name, self._hold = name, hold
         self._here, self._tell, self._timeout_s = here, tell, timeout_s
         self._listener = Listener(at, tls=tls)
         self.address = str(self._listener.address)
         self.state = "listening"
         self.progress: Progress | None = None
         self.error: BaseException | None = None
-        self._machine: Machine | None = None
+        self._machine: M | None = None
         self._channel: Channel | None = None
         self._closed = False
         self._ended = threading.Event()
         self._thread = Thread(self._run, "labkit-receive")
 
-    def machine(self, timeout_s: float | None = None) -> Machine:
+    def machine(self, timeout_s: float | None = None) -> M:
         """Wait for it: it goes on here. Raises why it did not come; TimeoutError: not within the time.
 
         An interrupt ends the waiting and the listening.
@@ -60,7 +73,7 @@ class Arrival:
         return self._machine
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Wait no longer: what has come by halves is thrown away, and its source runs on. A machine that is here stays."""
+        """Wait no longer. What has come by halves is thrown away, its source runs on; a machine that is here stays."""
         self._closed = True
         self._listener.interrupt()
         if self._channel is not None:
@@ -68,7 +81,7 @@ class Arrival:
         if not self._thread.is_current:
             self._ended.wait(timeout_s)
 
-    def __enter__(self) -> Arrival:
+    def __enter__(self) -> Arrival[M]:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -86,8 +99,9 @@ class Arrival:
                 if self._closed:
                     channel.interrupt()
                 self.state = "arriving"
-                self._destination = Destination(channel, self._here, self._told)
-                self._machine = self._destination.take()
+                self._destination = Destination(channel, self._here, self._name, self._told)
+                board = self._destination.take()
+                self._machine = self._hold(board, self._destination.irq)
                 self.state = "here"
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
             self.error, self.state = error, "failed"

@@ -1,4 +1,4 @@
-"""How does somebody follow a machine that leaves, and call it back? A handle; the work is done in a thread of its own."""
+"""How does somebody follow a machine that leaves, or call it back? By a handle; a thread of its own does the work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labkit.threads import Thread
 if TYPE_CHECKING:
     import ssl
 
-    from labkit.machine import Machine
+    from labkit.board import Board
 
 INTERRUPT_S = 0.05  # how long an interrupted wait waits for the end
 
@@ -28,14 +28,15 @@ INTERRUPT_S = 0.05  # how long an interrupted wait waits for the end
 class Migration:
     """A machine on its way, made by `vm.migrate`.
 
-    state: "moving", "moved", "failed" or "cancelled". rounds: a Round each. pages: sent so far. progress: at which gate.
+    state: "moving", "moved", "failed" or "cancelled". rounds: a Round each. pages: sent. progress: at which gate.
     total_s: from the call until the destination had it. downtime_s: the part of it in which nobody ran the guest.
     """
 
     def __init__(
         self,
-        machine: Machine,
+        board: Board,
         irq: Irq,
+        keep: object,
         to: Address,
         *,
         tls: ssl.SSLContext | None,
@@ -48,13 +49,13 @@ class Migration:
         self.rounds: list[Round] = []
         self.pages = 0
         self.error: BaseException | None = None
-        self._board, self._tls, self._timeout_s, self._tell = machine._board, tls, timeout_s, tell
+        self._board, self._tls, self._timeout_s, self._tell = board, tls, timeout_s, tell
         self._irq, self._limits = irq, limits
         self._source: Source | None = None
         self._channel: Channel | None = None
         self._cancelled = False
         self._ended = threading.Event()
-        self._keep: Machine | None = machine  # a machine on its way is not forgotten
+        self._keep: object = keep  # whose end would be the machine's: not while it is on its way
         self._thread: Thread | None = None
 
     progress: Progress | None
@@ -119,7 +120,7 @@ class Migration:
         self._ended.set()
 
     def _told(self, progress: Progress) -> None:
-        """Each gate is a place where a cancellation takes effect, and whatever `tell` raises is one; until it is gone."""
+        """At each gate a cancellation takes effect, and what `tell` raises is one; until the machine is gone."""
         self.progress = progress
         gone = self._source is not None and self._source.gone
         try:

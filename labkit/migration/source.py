@@ -1,13 +1,13 @@
-"""How does a machine leave? Pages in rounds while it runs; then it stops, lets go of its disk, tells its state, and is gone.
+"""How does a machine leave? Pages in rounds while it runs; then it stops, lets go of its disk and tells its state.
 
 Whose is it at each moment? Never both sides run it, and as far as one of them lives, never none:
 
 - Until RUNS is heard it is the source's. Whatever fails before, the source runs on.
 - The destination enters the guest only after YOURS, which the source sends when TAKEN has told that nothing is missing;
   and it says RUNS first. So a connection that ends without RUNS has ended with a destination that never ran.
-- If the disk is a writable file, its lock decides what a connection cannot. The source lets go of it before it tells the
-  state. The destination that has it does without YOURS if the source is gone; the source that cannot have it back has
-  lost the machine.
+- If the disk is a writable file, its lock decides what a connection cannot. The source lets go of it before it tells
+  the state. The destination that has it does without YOURS if the source is gone; the source that cannot have it back
+  has lost the machine.
 - If nobody answers after YOURS, and no such lock can tell why, the source does not run on: better none than both.
 """
 
@@ -18,7 +18,6 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from labkit.abi import Irq
 from labkit.board import Board
@@ -31,7 +30,6 @@ from labkit.saving import STILL, saved
 from labkit.snapshot import to_text
 from labkit.trace.events import Gate, State
 from labkit.trace.events import Kind as EventKind
-from labkit.virtio.backends.image import Image
 
 LOCK_PATIENCE_S = 2.0  # the kernel gives the lock of a dead process back a moment after its connection
 PEER_GONE = errno.ECONNRESET
@@ -58,6 +56,7 @@ class Source:
         self.gone = False
         self.downtime_s = 0.0
         self._promised = False
+        self._is_near = wire.channel.is_local  # which may ask for a name's addresses: not while nobody runs the guest
 
     def move(self, in_owner_thread: Callable[[Callable[[], None]], None]) -> None:
         """All of it. Whatever is raised says why it failed; `gone` says whose the machine is then."""
@@ -125,7 +124,9 @@ class Source:
     def _hand_over(self, left: array[int]) -> None:
         board = self._board
         if board.runstate.state not in STILL:
-            raise UsageError(f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with there")
+            raise UsageError(
+                f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with there"
+            )
         running, start = board.runstate.running, time.monotonic()
         with board.stopped(lib.ASK_SETTLE):
             board.runstate.change(State.PAUSED)
@@ -142,8 +143,8 @@ class Source:
         self._pass(Gate.RUNS_HEARD)
 
     def _tell_rest(self, left: array[int], *, running: bool) -> None:
-        """What was written since the last round, by the guest and by the stop itself; a RAM disk; every part's state."""
-        board, disk = self._board, self._disk
+        """What was written since the last round, by the stop itself too; a RAM disk; then every part's state."""
+        board, disk = self._board, self._board.disk
         parts = saved(board)
         rest = sorted({*left, *board.dirty.take()})
         self._send_pages(array("I", rest))
@@ -152,7 +153,7 @@ class Source:
                 self._wire.send(Kind.DISK, OFFSET.pack(offset), data)
         self._pass(Gate.REST_SENT)
         if disk is not None:
-            disk.let_go()
+            disk.let_go(durable=not self._is_near)
         self._pass(Gate.DISK_LET_GO)
         self._wire.send(Kind.STATE, pack_json({"running": running, "parts": to_text(parts)}))
         self._pass(Gate.STATE_SENT)
@@ -166,10 +167,6 @@ class Source:
         self._wire.expect(Kind.RUNS)
         self.gone = True
 
-    @property
-    def _disk(self) -> Image | None:
-        return getattr(self._board.plan.model, "image", None)
-
     # -- and back ------------------------------------------------------------------------------------------------------
 
     def _fall_back(self, error: BaseException, *, running: bool) -> None:
@@ -182,7 +179,7 @@ class Source:
 
     def _is_ours(self, error: BaseException) -> bool:
         """The destination does not run it, and will not. UsageError: it does not, and somebody else has the disk."""
-        disk = self._disk
+        disk = self._board.disk
         if disk is not None:
             try:
                 disk.take_lock(LOCK_PATIENCE_S)

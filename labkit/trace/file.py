@@ -28,7 +28,7 @@ from labkit.trace.fields import Key
 from labkit.trace.recorded import FEATURE_BITS, TEXT_MAX, Facts, Record, Recorded, Values, plain
 
 MAGIC = b"labkit recording\n"
-FORMAT = 2
+FORMAT = 3
 PREFIX = struct.Struct(f"<{len(MAGIC)}sHII")
 CHECKSUM_BYTES = 32
 EVENTS_MAX = 1 << 18

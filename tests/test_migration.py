@@ -1,0 +1,53 @@
+"""Does a machine move whole? Its notifiers by R10 on both sides, its requests in flight, and back if anything fails."""
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import labkit
+from labkit import HostError, Machine, UsageError
+from labkit.trace.events import Gate
+from rulebook import revisions
+
+SOURCES = tuple(gate for gate in Gate if gate <= Gate.RUNS_HEARD)
+DESTINATIONS = tuple(gate for gate in Gate if gate >= Gate.ACCEPTED)
+WAIT_S = 20.0
+
+
+@pytest.fixture
+def listen(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Listen on a unix socket of the test's own; every machine that comes is closed at the end."""
+    arrivals = []
+
+    def begin(**options: Any) -> Any:
+        arrivals.append(labkit.listen(f"unix:{tmp_path}/{len(arrivals)}.sock", **options))
+        return arrivals[-1]
+
+    yield begin
+    for arrival in arrivals:
+        arrival.close()
+        if arrival.state == "here":
+            arrival.machine().close()
+
+
+def owners(vm: Machine) -> list[tuple[object, ...]]:
+    """Each change of owner of queue 0: from, to, cause, rule."""
+    return [(e["before"], e["after"], e["cause"], e["rule"]) for e in vm.trace.events("owner", queue=0)]
+
+
+@revisions()
+def test_r10_moves_the_notifier_on_both_sides(boot: Callable[..., Machine], listen: Any, revision: str) -> None:
+    """Source: vmm -> none because PAUSE. Destination: none -> vmm because RESUME, one synthetic kick."""
+    vm, arrival = boot("blk", revision=revision), listen()
+    vm.migrate(arrival.address)
+    there = arrival.machine(WAIT_S)
+
+    assert owners(vm)[-1] == ("vmm", "none", "PAUSE", "R10")
+    assert owners(there) == [("none", "vmm", "RESUME", "R10")]
+    assert (vm.state, there.state, there.proxy.revision) == ("migrated", "running", revision)
+    there.guest.read(0)  # behind the synthetic kick in the iothread
+    assert there.proxy.queues[0].notifier.synthetic == 1
