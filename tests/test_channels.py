@@ -22,7 +22,7 @@ from certificates import folder
 
 from labkit.errors import HostError, UsageError
 from labkit.migration import bell, tls
-from labkit.migration.address import Address, parse
+from labkit.migration.address import parse
 from labkit.migration.channel import BACKLOG, Channel, Listener, connect
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -235,9 +235,7 @@ def test_silence_ends_with_an_error(pair: tuple[Channel, Channel]) -> None:
         pair[0].send(bytes(MUCH))
 
 
-def test_the_time_begins_anew_with_each_chunk(
-    pair: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_begins_anew_with_each_chunk(pair: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow peer is not a silent one: whatever moves moves the end of patience."""
     ends, wait = [], bell.Bell.wait
 
@@ -345,18 +343,16 @@ def test_an_interrupt_ends_an_accept(
         listener.accept()
 
 
-def test_an_interrupt_ends_a_handshake(
-    safe: Path, waiting: threading.Event, beside: ThreadPoolExecutor, end_it: End
-) -> None:
+def test_an_interrupt_ends_a_handshake(safe: Path, beside: ThreadPoolExecutor, end_it: End) -> None:
     """Who connects and then says nothing keeps nobody who wants to end."""
-    with Listener(parse("tcp:0"), tls=tls.context(safe, True)) as listener:
-        with socket.create_connection((listener.address.host, listener.address.port)):
-            begun = beside.submit(listener.accept)
-            while listener._greeted is None:
-                os.sched_yield()
-            end_it(listener)
-            with fails(errno.ECANCELED):
-                begun.result()
+    listener = Listener(parse("tcp:0"), tls=tls.context(safe, True))
+    with listener, socket.create_connection((listener.address.host, listener.address.port)):
+        begun = beside.submit(listener.accept)
+        while listener._greeted is None:
+            os.sched_yield()
+        end_it(listener)
+        with fails(errno.ECANCELED):
+            begun.result()
 
 
 def test_interrupt_and_close_may_come_at_any_time(listener: Listener, pair: tuple[Channel, Channel]) -> None:
@@ -411,22 +407,22 @@ def test_ctrl_c_ends_an_accept(listener: Listener, ctrl_c: Callable[[], None]) -
         listener.accept(0)
 
 
-@pytest.mark.parametrize("server", [True, False])
-def test_ctrl_c_ends_a_handshake(safe: Path, ctrl_c: Callable[[], None], server: bool) -> None:
-    """The half-open connection is closed on the way out."""
-    context = tls.context(safe, server)
-    if server:
-        with Listener(parse("tcp:0"), tls=context) as listener:
-            with socket.create_connection((listener.address.host, listener.address.port)) as silent:
-                ctrl_c()
-                with pytest.raises(KeyboardInterrupt):
-                    listener.accept()
-                assert silent.recv(1) == b""
-    else:
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            ctrl_c()
-            with pytest.raises(KeyboardInterrupt):
-                connect(Address("tcp", host="127.0.0.1", port=silent.getsockname()[1]), tls=context, timeout_s=LONG_S)
+def test_ctrl_c_ends_the_handshake_of_an_accept(safe: Path, ctrl_c: Callable[[], None]) -> None:
+    """Who came and said nothing is let go on the way out."""
+    listener = Listener(parse("tcp:0"), tls=tls.context(safe, True))
+    with listener, socket.create_connection((listener.address.host, listener.address.port)) as silent:
+        ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            listener.accept()
+        assert silent.recv(1) == b""
+
+
+def test_ctrl_c_ends_the_handshake_of_a_connect(safe: Path, ctrl_c: Callable[[], None]) -> None:
+    """Where somebody listens and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            connect(parse(f"tcp:{silent.getsockname()[1]}"), tls=tls.context(safe, False), timeout_s=LONG_S)
 
 
 # -- the place of a listener -------------------------------------------------------------------------------------------
