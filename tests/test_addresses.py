@@ -71,7 +71,16 @@ def test_a_port_alone_is_on_this_machine(text: str) -> None:
             "tcp:a:65536",
             "tcp:a:000001",
         ),
-        *("tcp:a:٣", "tcp:a:1_0", "tcp:a/b:1", f"tcp:{'a' * 254}:1", f"unix:{'x' * 108}", f"unix:{'ü' * 54}"),
+        *(
+            "tcp:::1:4",
+            "tcp:a:000001",
+            "tcp:a:٣",
+            "tcp:a:1_0",
+            "tcp:a/b:1",
+            f"tcp:{'a' * 254}:1",
+            f"unix:{'x' * 108}",
+            f"unix:{'ü' * 54}",
+        ),
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
@@ -99,7 +108,7 @@ def test_an_address_is_text(what: object) -> None:
             ("localhost", True),
         ),
         *(("0.0.0.0", False), ("[::]", False), ("192.0.2.1", False), ("[2001:db8::1]", False), ("128.0.0.1", False)),
-        ("[::ffff:192.0.2.1]", False),
+        *(("[::ffff:127.0.0.1]", True), ("[::ffff:192.0.2.1]", False)),
     ],
 )
 def test_loopback_is_told_from_the_rest(host: str, stays: bool) -> None:

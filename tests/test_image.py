@@ -222,13 +222,13 @@ def test_what_cannot_be_written_to_the_disk_keeps_its_lock(
 ) -> None:
     """A disk that fails in the flush is not handed over."""
 
-    def fail(fd: int) -> None:
+    def fail(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     first, second = open_image(path, writable=True), open_image(path, writable=True, locked=False)
     opened += [first, second]
     monkeypatch.setattr(os, "fdatasync", fail)
-    with pytest.raises(HostError, match="fdatasync: EIO.*still locked"):
+    with pytest.raises(HostError, match=r"fdatasync: EIO.*still locked"):
         first.let_go(durable=True)
     with pytest.raises(UsageError, match="in use by another machine"):
         second.take_lock()

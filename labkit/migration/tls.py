@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import ssl  # takes longer to import than most of labkit, so it is imported where it is used
 
 CA, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
+FITS_NOT = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")  # the last: a key of another kind
 OTHERS = 0o077  # the mode bits that let anybody but the owner at a file
 
 
@@ -36,7 +37,7 @@ def context(folder: str | os.PathLike[str], server: bool) -> ssl.SSLContext:
     try:
         made.load_cert_chain(certificate, key, password=lambda: _no_password(key))
     except ssl.SSLError as error:
-        why = f"not the key of {certificate}" if error.reason == "KEY_VALUES_MISMATCH" else "no private key in PEM"
+        why = f"not the key of {certificate}" if error.reason in FITS_NOT else "no private key in PEM"
         raise UsageError(f"{key}: {why}") from error
     return made
 
