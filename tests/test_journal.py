@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from journal import (
     memfd_reader,
     read_table,
     wait_for_writes,
+    wait_for_writes_in,
     wait_until_up,
 )
 
@@ -96,6 +100,32 @@ def test_the_disk_holds_at_any_moment(boot: Boot, disk: Path) -> None:
         assert check_disk(disk, table) > 0
         vm.resume()
     assert check_disk(disk, end(vm)) > 0
+
+
+VMM = """
+import sys, time, labkit
+kernel, line = labkit.guest_image("journal"), "span=16 depth=8"
+vm = labkit.boot("blk", kernel=kernel, disk=sys.argv[1], writable=True, cmdline=line)
+print(vm.memory.fd, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("writes", [1, 50, 333])
+def test_a_killed_vmm_loses_nothing(disk: Path, writes: int) -> None:
+    """kill -9 in the middle: what the guest knew, read from its memory afterwards, is on the disk."""
+    with subprocess.Popen([sys.executable, "-c", VMM, disk], stdout=subprocess.PIPE, text=True) as vmm:
+        try:
+            assert vmm.stdout is not None
+            memory = os.open(f"/proc/{vmm.pid}/fd/{int(vmm.stdout.readline())}", os.O_RDONLY)
+            wait_for_writes_in(memfd_reader(memory), writes)
+        finally:
+            vmm.kill()
+    with os.fdopen(memory, "rb"):
+        table = read_table(memfd_reader(memory))
+    assert table.state == journal.UP and table.writes >= writes
+    assert check_disk(disk, table) > 0
 
 
 def test_an_idle_journal_writes_nothing(boot: Boot, disk: Path) -> None:
