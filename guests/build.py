@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-GUESTS = ("agent", "storm", "spin", "ping")
+GUESTS = ("agent", "storm", "spin", "ping", "journal")
 TARGET = "x86_64"  # whatever machine the guests are built on
 CROSS = "x86_64-linux-gnu-gcc"  # as Debian and others name it
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]

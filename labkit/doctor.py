@@ -19,7 +19,7 @@ from labkit.cpu import CHOSEN_BY
 from labkit.errors import HostError, LabkitError
 from labkit.installation import BUILD_AGAIN, left_out, mend
 
-GUESTS = ("agent", "storm", "spin", "ping")  # the first is needed, the others have their uses
+GUESTS = ("agent", "storm", "spin", "ping", "journal")  # the first is needed, the others have their uses
 OPTIONAL = {"pandas": "vm.trace.frame()", "matplotlib": "figures", "ipywidgets": "live views", "jupyterlab": "the lab"}
 PROBE_LOOPS = 20_000
 PROBE_INSTRUCTIONS = 2 * PROBE_LOOPS

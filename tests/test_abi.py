@@ -123,6 +123,7 @@ def test_the_memory_map_does_not_overlap() -> None:
         (n["GPA_BUFFERS"], n["BUFFER_STRIDE"] * n["REQUEST_SLOTS"]),
         (n["GPA_REQUESTS"], n["REQUEST_STRIDE"] * n["REQUEST_SLOTS"]),
         (n["GPA_INDIRECT"], n["INDIRECT_STRIDE"] * n["REQUEST_SLOTS"]),
+        (n["GPA_JOURNAL"], n["JOURNAL_BYTES"]),
         (n["MEMORY_MIN_MIB"] << 20, 0),
     ]
     for (start, size), (following, _) in pairwise(regions):
@@ -136,6 +137,14 @@ def test_a_mailbox_holds_its_parts() -> None:
     assert n["MB_ARGS"] + slots <= n["MB_RESULTS"]
     assert n["MB_RESULTS"] + slots <= n["MB_STATUS"] < n["MB_SAMPLES"]
     assert n["MB_SAMPLES"] + 8 * n["MB_SAMPLES_MAX"] <= n["MAILBOX_STRIDE"]
+
+
+def test_the_journals_words_hold_its_table() -> None:
+    """A sector number fits below the seq in the word that a block's body is made of, and a block fills its sector."""
+    n = NUMBERS
+    assert n["JOURNAL_TABLE"] + 8 * n["JOURNAL_SPAN_MAX"] <= n["JOURNAL_BYTES"]
+    assert n["JOURNAL_SPAN_MAX"] <= 1 << n["JOURNAL_SEQ_SHIFT"]
+    assert n["JOURNAL_BLOCK_SUM"] + 8 == n["SECTOR_BYTES"]
 
 
 def test_a_ring_of_any_size_fits_its_place() -> None:

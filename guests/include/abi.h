@@ -34,6 +34,8 @@
 #define REQUEST_SLOTS 64            /* slot 0 belongs to CMD_REQUEST, the others to CMD_ADD and CMD_STORM */
 #define GPA_INDIRECT 0xa04000       /* indirect table of slot s: GPA_INDIRECT + s * INDIRECT_STRIDE */
 #define INDIRECT_STRIDE 0x40
+#define GPA_JOURNAL 0xa10000        /* what the journal tells the host, see its section */
+#define JOURNAL_BYTES 0x4000
 #define GPA_MSIX_BAR 0xfebf0000     /* where the firmware puts BAR1 */
 #define GPA_LAPIC 0xfee00000
 #define GPA_IOAPIC 0xfec00000
@@ -126,6 +128,30 @@
 #define CMD_FAULT 19       /* a0 FAULT_*: break on purpose */
 #define CMD_ADD_BUFFERS 20 /* a0 queue, a1 bytes the device reads, a2 bytes it writes -> r0 head, r1 slot, r2 gpa of the first; the second follow */
 #define CMD_LAST 20
+
+/* -- journal: the words at GPA_JOURNAL, 64 bits each, offsets from there ---------------------------------------------- */
+#define JOURNAL_MAGIC 0x4c4e524a    /* "JRNL": the first word, once the rest is valid */
+#define JOURNAL_STATE 0x08          /* JOURNAL_UP, _STOPPED or _FAILED */
+#define JOURNAL_STOP 0x10           /* host -> guest: not 0: stop */
+#define JOURNAL_SPAN 0x18           /* sectors in use, from sector 0 */
+#define JOURNAL_SUBMITTED 0x20      /* the last seq that may be on the disk */
+#define JOURNAL_ACKED 0x28          /* writes the device has answered with OK */
+#define JOURNAL_VERIFIED 0x30       /* reads that brought what they should */
+#define JOURNAL_TABLE 0x40          /* of each sector of the span: the seq last acknowledged there, 0: none */
+#define JOURNAL_SPAN_MAX 1024
+#define JOURNAL_DEPTH_MAX 8
+#define JOURNAL_UP 1
+#define JOURNAL_STOPPED 2
+#define JOURNAL_FAILED 3
+
+/* -- journal: a block on its disk, 64-bit words, offsets in the sector ------------------------------------------------- */
+#define JOURNAL_BLOCK_MAGIC 0x4b434f4c424c4e4a /* "JNLBLOCK": the first word */
+#define JOURNAL_BLOCK_SECTOR 0x08   /* where it belongs */
+#define JOURNAL_BLOCK_SEQ 0x10      /* of all writes so far */
+#define JOURNAL_BLOCK_BODY 0x18     /* one word, again and again: (seq << JOURNAL_SEQ_SHIFT | sector) * JOURNAL_MIX */
+#define JOURNAL_BLOCK_SUM 0x1f8     /* the sum of all words before it */
+#define JOURNAL_SEQ_SHIFT 16
+#define JOURNAL_MIX 0x9e3779b97f4a7c15 /* odd, so that no two blocks have the same body */
 
 #define IRQ_POLL 0
 #define IRQ_MSIX 1
