@@ -12,7 +12,7 @@ from labkit.abi import NUMBERS
 from labkit.cpu import Message, Serve, kvm_state
 from labkit.cpu.entry import CODE_SELECTOR, DATA_SELECTOR, Entry
 from labkit.cpu.ioctl import ioctl
-from labkit.cpu.state import CpuState
+from labkit.cpu.state import CpuState, Parts
 from labkit.cpu.statistics import read_statistics
 from labkit.errors import HostError, UsageError
 from labkit.installation import missing
@@ -202,7 +202,9 @@ class Kvm:
     def load(self, state: CpuState, *, known: bool = False) -> None:
         """Become what was saved. UsageError, and nothing is changed, if it was not a state of such a machine."""
         if known:
-            self._load(state)
+            kvm_state.load_chips(self._fd, state.shared)
+            for vcpu, parts in zip(self.vcpus, state.vcpus, strict=True):
+                vcpu.load(parts)
         else:
             self._try(state)
         for vcpu in self.vcpus:
@@ -296,6 +298,7 @@ class KvmVcpu:
             self._entry: Entry | None = None
             self._structs: dict[str, Any] = {}
             self._loads: Any = ffi.NULL
+            self._prepared: kvm_state.Prepared | None = None  # the known state that was loaded last
         except BaseException:
             self.close()
             raise
@@ -348,6 +351,12 @@ class KvmVcpu:
         for name, value in entry.control.items():
             setattr(sregs, name, value)
         return sregs
+
+    def load(self, parts: Parts) -> None:
+        """What is known to be good; taken apart once, for it may be loaded often."""
+        if self._prepared is None or self._prepared.parts is not parts:
+            self._prepared = kvm_state.Prepared(parts, self.index)
+        self._prepared.load(self.fd)
 
     def registers(self) -> dict[str, int]:
         """General registers, RIP and RFLAGS."""

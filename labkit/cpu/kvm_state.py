@@ -77,6 +77,24 @@ def check_vcpu(parts: Parts, index: int) -> None:
         raise UsageError(f"MSRS of {whose} in the CPU state are not those that belong to one")
 
 
+class Prepared:
+    """Parts of one vCPU as structs, ready for the kernel: a state that is loaded often is taken apart once."""
+
+    def __init__(self, parts: Parts, index: int) -> None:
+        self.parts, self._index = parts, index
+        structs = {name: ffi.from_buffer(parts[name]) for name in STRUCTS if name in parts}
+        if "MSRS" in parts:
+            structs["MSRS"] = _msr_struct(parts["MSRS"])
+        self._structs = structs  # a load only points there
+        loads = [(getattr(lib, f"KVM_SET_{name}"), struct) for name, struct in structs.items()]
+        self._loads = ffi.new("lk_load[]", loads)
+
+    def load(self, fd: int) -> None:
+        """As `load_vcpu`, in one call; one by one if the kernel refuses any, to tell which."""
+        if lib.lk_kvm_load(fd, self._loads, len(self._loads)) < len(self._loads):
+            load_vcpu(fd, self.parts, self._index)
+
+
 def load_vcpu(fd: int, parts: Parts, index: int) -> None:
     """Checked parts into a vCPU that is out of the guest, nothing half done. UsageError: the kernel refused one."""
     for name, struct in STRUCTS.items():
@@ -161,10 +179,13 @@ def _msrs(data: bytes) -> list[tuple[int, int]]:
     return list(MSR.iter_unpack(data))
 
 
+def _msr_struct(data: bytes) -> Any:
+    entries = [{"index": number, "data": value} for number, value in _msrs(data)]
+    return ffi.new("struct kvm_msrs *", {"nmsrs": len(entries), "entries": entries})
+
+
 def _set_msrs(fd: int, data: bytes, index: int) -> None:
-    pairs = _msrs(data)
-    entries = [{"index": number, "data": value} for number, value in pairs]
-    done = ioctl(fd, "KVM_SET_MSRS", ffi.new("struct kvm_msrs *", {"nmsrs": len(pairs), "entries": entries}))
-    if done < len(pairs):
-        number, value = pairs[done]
+    done = ioctl(fd, "KVM_SET_MSRS", _msr_struct(data))
+    if done < len(_msrs(data)):
+        number, value = _msrs(data)[done]
         raise UsageError(f"MSR {number:#x} of vCPU {index} in the CPU state: the kernel refuses {value:#x}")

@@ -141,6 +141,18 @@ static int handle_exit(lk_vcpu *vcpu)
     }
 }
 
+/* Structs into a vCPU that is out of the guest, one after the other: how many of them KVM took as a whole. */
+unsigned lk_kvm_load(int vcpu_fd, const lk_load *loads, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        const struct kvm_msrs *msrs = loads[i].state;
+        int whole = loads[i].request == KVM_SET_MSRS ? (int)msrs->nmsrs : 0;
+        if (ioctl(vcpu_fd, loads[i].request, loads[i].state) != whole)
+            return i;
+    }
+    return count;
+}
+
 /* Before anything is loaded KVM must complete the I/O that is half done, or it would write into the new registers; it
  * enters no guest meanwhile, for load_count keeps it out. 0 or -errno; tried once. */
 static int load_state(lk_vcpu *vcpu)

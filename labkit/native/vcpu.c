@@ -73,6 +73,11 @@ void lk_vcpu_ask(lk_vcpu *vcpu, int what)
 {
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
+    int is_so = what == ASK_SETTLE && sync->asked == what && sync->stopped && !sync->load_count;
+    if (is_so) { /* nobody is to be woken for it */
+        pthread_mutex_unlock(&sync->mutex);
+        return;
+    }
     if (sync->asked != ASK_QUIT)
         store_release(&sync->asked, what);
     vcpu_keep_out_or_let_in(vcpu);

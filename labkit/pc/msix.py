@@ -11,7 +11,7 @@ from labkit.abi import NUMBERS
 from labkit.native import lib
 from labkit.pc.bus import ALL_ONES
 from labkit.pc.pci import PciFunction
-from labkit.state import Bytes, Number, Shape, State, checked
+from labkit.state import Bytes, Number, Shape, State
 
 CAP = NUMBERS["MSIX_CAP_OFFSET"]
 CONTROL = CAP + NUMBERS["MSIX_CONTROL"]
@@ -88,11 +88,10 @@ class Msix:
         return {"table": bytes(self._table), "pending": self._pending()}
 
     def load(self, state: State) -> None:
-        """The same, after config space was loaded: masks and routes take effect, and what may be delivered is."""
-        found = checked("MSI-X", self.shape, state)
-        self._table[:] = found["table"]
+        """The same, of that shape, after config space: masks and routes take effect, and what may be delivered is."""
+        self._table[:] = state["table"]
         for vector in range(self.count):
-            self._device.vectors[vector].pending = found["pending"] >> vector & 1
+            self._device.vectors[vector].pending = state["pending"] >> vector & 1
         self.control_written()
 
     def _pending(self) -> int:

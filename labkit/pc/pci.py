@@ -187,8 +187,8 @@ class PciBus:
         return {"address": self._address}
 
     def load(self, state: State) -> None:
-        """The same. UsageError: it is none."""
-        self._address = self.check(state)["address"]
+        """The same; it has been checked."""
+        self._address = state["address"]
 
     def check(self, state: object) -> State:
         """UsageError: it is no state of the bus."""

@@ -416,11 +416,11 @@ class HostNotifiers:
         return self.check(state) | {name: int(getattr(self, name)) for name in ("ioeventfd", "turned_off")}
 
     def load(self, state: State) -> None:
-        """The same, after R18 and while they are stopped: no rule acts. UsageError: it is none."""
+        """The same, checked, after R18 and while they are stopped: no rule acts."""
         assert not self.started, "they are stopped first (R10)"
         before = self._flags
-        for name, value in self.check(state).items():
-            setattr(self, name, bool(value))
+        for name in self.SHAPE:
+            setattr(self, name, bool(state[name]))
         self._tell_flags(before)
         self._look_for_kicks()
 

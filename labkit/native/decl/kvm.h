@@ -3,6 +3,7 @@ lk_vcpu *lk_kvm_vcpu_new(lk_machine *machine, int index, int fd, void *run_page)
 int lk_kvm_run(lk_vcpu *vcpu);
 
 void lk_kvm_wire_lines(lk_machine *machine);
+unsigned lk_kvm_load(int vcpu_fd, const lk_load *loads, unsigned count);
 int lk_kvm_set_routes(int vm_fd, unsigned pins, unsigned count, const uint64_t *addresses, const uint32_t *data);
 
 /* Floors of the bench, see decl/bench.h. */
