@@ -230,8 +230,7 @@ class Machine(MachineLook):
         """
         from labkit import migration
 
-        self._check_open()
-        self._check_here()
+        self._check_commands()
         limits = migration.Limits(downtime_s, rounds)
         going = migration.leave(
             self._board, self._irq, self, address, tls=tls, limits=limits, timeout_s=timeout_s, progress=progress
@@ -259,17 +258,18 @@ class Machine(MachineLook):
         self._finalizer()
 
     def _command(self, work: Any, *, mends: bool = False) -> Any:
+        self._check_commands()
+        if self._board.crash is not None and not mends:
+            raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
+        return self._board.owner.call(work)
+
+    def _check_commands(self) -> None:
+        """UsageError: closed, gone, or asked by one of its own threads."""
         self._check_open()
         if self._board.is_own_thread() and not self._board.owner.is_current:
             raise UsageError(
                 "a device's handle() runs in a thread of the machine: it cannot wait for the machine to stop"
             )
-        self._check_here()
-        if self._board.crash is not None and not mends:
-            raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
-        return self._board.owner.call(work)
-
-    def _check_here(self) -> None:
         if self._board.runstate.state is State.MIGRATED:
             raise UsageError("the machine has moved away: here it can be looked at and closed")
 

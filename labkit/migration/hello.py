@@ -45,6 +45,9 @@ TEXTS = {"labkit": 40, "cpu": 20, "device": 200, "revision": 20, "guest": 200, "
 MORE_TEXTS = {"command_line": 1 << 12, "mac": 17, "disk": 1 << 12}
 
 
+GIVEN_TO = {"blk": {"disk"}, "net": {"net", "pcap"}}
+
+
 class Here(NamedTuple):
     """What the destination's side gives the machine. None: not said."""
 
@@ -169,17 +172,22 @@ def _cpu(theirs: str, ours: str) -> str:
 
 def _options(hello: Hello, here: Here, *, trusted: bool) -> catalogue.Options:
     numbers, device = hello.numbers, hello.texts["device"]
+    _check_given(here, set() if numbers["own"] else GIVEN_TO.get(device, set()), device)
     if numbers["own"]:
         return catalogue.Options()
     if device == "blk":
         disk = _disk(hello, here.disk, trusted=trusted)
         writable = bool(numbers["writable"]) if disk is not None else None
         return catalogue.Options(disk=disk, writable=writable, delay_ns=numbers["delay_ns"] or None, locked=False)
-    if here.disk is not None:
-        raise UsageError(f"disk={os.fspath(here.disk)!r}: the machine has a virtio-{device} and no disk")
     if device == "net":
         return catalogue.Options(net=here.net, pcap=here.pcap, mac=hello.texts["mac"])
     return catalogue.Options(queues=numbers["queues"] if device == "null" else None)
+
+
+def _check_given(here: Here, takes: set[str], device: str) -> None:
+    for name in ("disk", "net", "pcap"):
+        if (value := getattr(here, name)) is not None and name not in takes:
+            raise UsageError(f"{name}={value!r}: the machine has a virtio-{device}, which has no such thing")
 
 
 def _disk(hello: Hello, disk: str | os.PathLike[str] | None, *, trusted: bool) -> Path | None:

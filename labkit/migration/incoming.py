@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -45,6 +46,7 @@ class Arrival(Generic[M]):
         self._name, self._hold = name, hold
         self._here, self._tell, self._timeout_s = here, tell, timeout_s
         self._listener = Listener(at, tls=tls)
+        weakref.finalize(self, self._listener.close)  # at exit: a path must not stay behind
         self.address = str(self._listener.address)
         self.state = "listening"
         self.progress: Progress | None = None

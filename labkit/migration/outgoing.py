@@ -139,6 +139,7 @@ class Migration:
             )
         if self._cancelled and isinstance(error, HostError) and error.errno == errno.ECANCELED:
             return _called_back()
+        error.add_note(f"the machine is {self._board.runstate.state.name.lower()} here")
         return error
 
     # -- for people ----------------------------------------------------------------------------------------------------
