@@ -17,7 +17,7 @@ class Bell:
     """Ends every wait beside it, from any thread and at any time. HostError: no fd left."""
 
     def __init__(self) -> None:
-        self.rung = False
+        self.rung, self._fd = False, -1
         self._lock = threading.RLock()  # a signal handler may ring too
         try:
             self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -38,6 +38,9 @@ class Bell:
         poller.register(self._fd, select.POLLIN)
         left_s = until - time.monotonic()
         return bool(poller.poll(None if left_s == math.inf else min(max(0, math.ceil(left_s * 1000)), POLL_MAX_MS)))
+
+    def __del__(self) -> None:
+        self.close()  # a signal may come between two lines, where nobody has it yet
 
     def close(self) -> None:
         """Idempotent; nobody may wait any more."""
