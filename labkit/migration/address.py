@@ -140,5 +140,7 @@ def _ask(host: str, port: int) -> list[Place] | OSError:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return error if isinstance(error, OSError) else OSError(0, "no such name")
-    places = [(family, tuple(where)) for family, _, _, _, where in found if family in (socket.AF_INET, socket.AF_INET6)]
+    places: list[Place] = [
+        (family, tuple(where)) for family, _, _, _, where in found if family in (socket.AF_INET, socket.AF_INET6)
+    ]
     return places or OSError(0, "it has no IP address")
