@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import trustme
@@ -428,17 +429,18 @@ def test_ctrl_c_ends_the_handshake_of_a_connect(safe: Path, ctrl_c: Callable[[],
 def test_ctrl_c_ends_the_question_for_a_name(ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """A name server that does not answer keeps nobody."""
     del ctrl_c  # for its handler: here the question itself presses
-    ended = threading.Event()
+    ended, in_time = threading.Event(), SimpleQueue[bool]()
 
     def ask(*_: object, **__: object) -> list[object]:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        ended.wait(LONG_S)
+        in_time.put(ended.wait(LONG_S))
         return []
 
     monkeypatch.setattr(address.socket, "getaddrinfo", ask)
     with pytest.raises(KeyboardInterrupt):
         connect(parse("tcp:lab.example.org:1"), timeout_s=LONG_S)
     ended.set()
+    assert in_time.get()
 
 
 # -- the place of a listener -------------------------------------------------------------------------------------------

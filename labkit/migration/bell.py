@@ -10,7 +10,7 @@ import time
 
 from labkit.errors import HostError, UsageError
 
-POLL_MAX_MS = (1 << 31) - 1
+LOOK_UP_S = 0.2  # a signal that came just before a wait began is noticed after this: the wait itself cannot tell
 
 
 class Bell:
@@ -36,8 +36,9 @@ class Bell:
         poller = select.poll()
         poller.register(fd, events)
         poller.register(self._fd, select.POLLIN)
-        left_s = until - time.monotonic()
-        return bool(poller.poll(None if left_s == math.inf else min(max(0, math.ceil(left_s * 1000)), POLL_MAX_MS)))
+        while not (ready := poller.poll(math.ceil(_step_s(until) * 1000))) and time.monotonic() < until:
+            pass
+        return bool(ready)
 
     def __del__(self) -> None:
         self.close()  # a signal may come between two lines, where nobody has it yet
@@ -57,3 +58,7 @@ def until_after(timeout_s: float | None) -> float:
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s >= 0:
         raise UsageError(f"timeout_s={timeout_s!r}: seconds, or None to wait for ever")
     return time.monotonic() + timeout_s
+
+
+def _step_s(until: float) -> float:
+    return min(max(0.0, until - time.monotonic()), LOOK_UP_S)
