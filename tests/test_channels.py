@@ -15,13 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import trustme
 from certificates import folder
 
 from labkit.errors import HostError, UsageError
-from labkit.migration import bell, tls
+from labkit.migration import address, bell, tls
 from labkit.migration.address import parse
 from labkit.migration.channel import BACKLOG, Channel, Listener, connect
 
@@ -265,9 +266,9 @@ def test_where_nobody_listens_the_error_says_what_to_do(text: str) -> None:
     with socket.socket(socket.AF_UNIX) as stale, socket.socket() as bound:
         stale.bind("stale.sock")
         bound.bind(("127.0.0.1", 0))  # and nobody listens: the port stays free of others
-        address = parse(text.format(port=bound.getsockname()[1]))
-        with fails(errno.ENOENT if "nobody" in text else errno.ECONNREFUSED, f"start `labkit receive {address}` first"):
-            connect(address, timeout_s=LONG_S)
+        where = parse(text.format(port=bound.getsockname()[1]))
+        with fails(errno.ENOENT if "nobody" in text else errno.ECONNREFUSED, f"start `labkit receive {where}` first"):
+            connect(where, timeout_s=LONG_S)
 
 
 def test_who_listens_but_has_no_time_is_waited_for(beside: ThreadPoolExecutor) -> None:
@@ -423,6 +424,23 @@ def test_ctrl_c_ends_the_handshake_of_a_connect(safe: Path, ctrl_c: Callable[[],
         ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             connect(parse(f"tcp:{silent.getsockname()[1]}"), tls=tls.context(safe, False), timeout_s=LONG_S)
+
+
+def test_ctrl_c_ends_the_question_for_a_name(ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer keeps nobody."""
+    del ctrl_c  # for its handler: here the question itself presses
+    ended, in_time = threading.Event(), SimpleQueue[bool]()
+
+    def ask(*_: object, **__: object) -> list[object]:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        in_time.put(ended.wait(LONG_S))
+        return []
+
+    monkeypatch.setattr(address.socket, "getaddrinfo", ask)
+    with pytest.raises(KeyboardInterrupt):
+        connect(parse("tcp:lab.example.org:1"), timeout_s=LONG_S)
+    ended.set()
+    assert in_time.get()
 
 
 # -- the place of a listener -------------------------------------------------------------------------------------------

@@ -209,11 +209,7 @@ def test_an_older_tls_is_refused(safe: Path, beside: ThreadPoolExecutor) -> None
 def test_who_speaks_no_tls_is_refused_and_the_next_is_welcome(safe: Path, beside: ThreadPoolExecutor) -> None:
     """Noise, a plain channel that closes at once: errors of their accepts, and the listener goes on."""
     with Listener(parse("tcp:0"), tls=tls.context(safe, True)) as listener:
-        for said, number in (
-            (b"GET / HTTP/1.0\r\n\r\n", errno.EPROTO),
-            (bytes(64), errno.EPROTO),
-            (b"", errno.ECONNRESET),
-        ):
+        for said in (b"GET / HTTP/1.0\r\n\r\n", bytes(64), b""):
             with connect(listener.address, timeout_s=LONG_S) as plain:
                 plain.send(said)
                 if not said:

@@ -11,6 +11,7 @@ import stat
 from typing import Any, NamedTuple
 
 from labkit.errors import UsageError
+from labkit.migration.bell import LOOK_UP_S
 from labkit.threads import Thread
 
 UNIX_PATH_MAX_BYTES = 107  # sun_path without its zero byte
@@ -131,7 +132,9 @@ def _look_up(host: str, port: int) -> list[Place] | OSError:
         return _ask(host, port)
     except ValueError:
         answers: list[list[Place] | OSError] = []
-        Thread(lambda: answers.append(_ask(host, port)), "name").join()
+        asking = Thread(lambda: answers.append(_ask(host, port)), "name")
+        while not asking.join(LOOK_UP_S):
+            pass
         return answers[0]
 
 
@@ -140,4 +143,7 @@ def _ask(host: str, port: int) -> list[Place] | OSError:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return error if isinstance(error, OSError) else OSError(0, "no such name")
-    return [(family, tuple(where)) for family, _, _, _, where in found if family in (socket.AF_INET, socket.AF_INET6)]
+    places: list[Place] = [
+        (family, tuple(where)) for family, _, _, _, where in found if family in (socket.AF_INET, socket.AF_INET6)
+    ]
+    return places or OSError(0, "it has no IP address")

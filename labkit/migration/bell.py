@@ -10,14 +10,14 @@ import time
 
 from labkit.errors import HostError, UsageError
 
-POLL_MAX_MS = (1 << 31) - 1
+LOOK_UP_S = 0.2  # a signal that came just before a wait began is noticed after this: the wait itself cannot tell
 
 
 class Bell:
     """Ends every wait beside it, from any thread and at any time. HostError: no fd left."""
 
     def __init__(self) -> None:
-        self.rung = False
+        self.rung, self._fd = False, -1
         self._lock = threading.RLock()  # a signal handler may ring too
         try:
             self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -36,8 +36,12 @@ class Bell:
         poller = select.poll()
         poller.register(fd, events)
         poller.register(self._fd, select.POLLIN)
-        left_s = until - time.monotonic()
-        return bool(poller.poll(None if left_s == math.inf else min(max(0, math.ceil(left_s * 1000)), POLL_MAX_MS)))
+        while not (ready := poller.poll(math.ceil(_step_s(until) * 1000))) and time.monotonic() < until:
+            pass
+        return bool(ready)
+
+    def __del__(self) -> None:
+        self.close()  # a signal may come between two lines, where nobody has it yet
 
     def close(self) -> None:
         """Idempotent; nobody may wait any more."""
@@ -54,3 +58,7 @@ def until_after(timeout_s: float | None) -> float:
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s >= 0:
         raise UsageError(f"timeout_s={timeout_s!r}: seconds, or None to wait for ever")
     return time.monotonic() + timeout_s
+
+
+def _step_s(until: float) -> float:
+    return min(max(0.0, until - time.monotonic()), LOOK_UP_S)

@@ -71,8 +71,8 @@ class Channel:
 
     @property
     def peer_is_me(self) -> bool:
-        """Does the same user have the other end? Only a unix socket knows."""
-        if self._sock.family != socket.AF_UNIX:
+        """Does the same user have the other end? Only a unix socket knows, as long as it is open."""
+        if self._sock.family != socket.AF_UNIX or self.fileno < 0:
             return False
         credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
         return bool(UCRED.unpack(credentials)[1] == os.geteuid())
@@ -264,7 +264,8 @@ class Listener:
         self.interrupt()
         with self._accepting:
             if self._path and identity(self._path) == self._made:
-                os.unlink(self._path)
+                with contextlib.suppress(OSError):  # its folder may be read-only by now
+                    os.unlink(self._path)
             self._path = ""
             self._sock.close()
             self._bell.close()
