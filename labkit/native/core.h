@@ -29,6 +29,7 @@
 #include "decl/worker.h"
 #include "decl/net.h"
 #include "decl/vcpu.h"
+#include "decl/gates.h"
 #include "decl/irqchip.h"
 #include "decl/emulated.h"
 #include "decl/bench.h"

@@ -27,6 +27,7 @@ static uint32_t park(lk_vcpu *vcpu)
     int begins = cpu->left + 1 == cpu->emulated->quantum;
     pthread_mutex_lock(&sync->mutex);
     vcpu_step_done(vcpu);
+    vcpu_tell_parked(vcpu);
     uint32_t command = begins ? vcpu_take_step(vcpu) : CMD_NONE;
     sync->resting = cpu->parks = !command;
     pthread_mutex_unlock(&sync->mutex);

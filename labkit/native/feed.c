@@ -1,6 +1,6 @@
 /* One event feed for every thread: a ring of fixed records, written without a lock, read without stopping anybody.
  * The newest records win; a reader that falls behind is told how many it lost. */
-#include "core.h"
+#include "gates.h"
 #include <sched.h>
 #include <time.h>
 
@@ -8,6 +8,7 @@ struct lk_feed {
     uint64_t next; /* records ever begun */
     uint64_t mask;
     lk_event *ring;
+    lk_gates *gates; /* whoever emits stops there; NULL: nobody is to be stopped */
 };
 
 static __thread uint16_t this_actor = ACTOR_HOST;
@@ -69,6 +70,15 @@ void lk_feed_emit(lk_feed *feed, uint16_t kind, int32_t queue, uint64_t a, uint6
     event->d = d;
     event->e = e;
     store_release(&event->seq, at + 1);
+    lk_gates *gates = load_relaxed(&feed->gates);
+    if (__builtin_expect(gates != NULL, 0))
+        gates_pass(gates, kind, queue);
+}
+
+/* Every event is a gate from now on; NULL: no more. */
+void lk_feed_guard(lk_feed *feed, lk_gates *gates)
+{
+    store_release(&feed->gates, gates);
 }
 
 uint64_t lk_feed_next(const lk_feed *feed)

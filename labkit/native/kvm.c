@@ -1,4 +1,5 @@
 /* One vCPU thread on KVM: enter the guest, serve what is served per exit (vcpu.c), hand the rest up to Python. */
+#include "gates.h"
 #include "vcpu.h"
 #include <linux/kvm.h>
 #include <signal.h>
@@ -58,6 +59,7 @@ static uint32_t park(lk_vcpu *vcpu)
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
     vcpu_step_done(vcpu);
+    vcpu_tell_parked(vcpu);
     sync->resting = 1;
     for (;;) {
         if (sync->asked == ASK_STOP)

@@ -1,4 +1,5 @@
 /* The iothread: which fds does it watch, and what happens when one is ready? */
+#include "gates.h"
 #include "loop.h"
 #include <signal.h>
 #include <sys/epoll.h>
@@ -59,11 +60,12 @@ void lk_loop_free(lk_loop *loop)
     if (!loop)
         return;
     if (loop->started) {
-        const uint64_t one = 1;
         store_release(&loop->stop, 1);
-        (void)!write(loop->wake_fd, &one, sizeof one);
+        loop_wake(loop);
         pthread_join(loop->thread, NULL);
     }
+    if (loop->started)
+        gates_loop(loop->machine->gates, loop->actor, NULL);
     if (loop->machine->loop == loop)
         loop->machine->loop = NULL;
     if (loop->epoll_fd >= 0)
@@ -149,16 +151,45 @@ static void handle(lk_loop *loop, uint64_t which)
     lk_lock_release(loop->machine);
 }
 
+/* In a schedule. 1: it is its turn. */
+static int waits_its_turn(lk_loop *loop)
+{
+    uint64_t value;
+    (void)!read(loop->wake_fd, &value, sizeof value);
+    return gates_idle(loop->machine->gates, loop->epoll_fd);
+}
+
+/* Somebody may want to hold it here, before it looks. */
+static void told_woken(lk_loop *loop, const struct epoll_event *ready, int count)
+{
+    uint64_t fds = 0;
+    for (int i = 0; i < count; i++)
+        fds += ready[i].data.u64 != WAKE_UP;
+    if (fds)
+        lk_feed_emit(loop->machine->feed, EV_WOKEN, -1, fds, 0, 0, 0, 0);
+}
+
+void loop_wake(lk_loop *loop)
+{
+    const uint64_t one = 1;
+    (void)!write(loop->wake_fd, &one, sizeof one);
+}
+
 static void *iothread(void *argument)
 {
     lk_loop *loop = argument;
     struct epoll_event ready[16];
     lk_set_actor(loop->actor);
     while (!load_acquire(&loop->stop)) {
-        int count = epoll_wait(loop->epoll_fd, ready, 16, -1);
+        int looks = load_relaxed(&loop->machine->guarded) && waits_its_turn(loop);
+        if (load_acquire(&loop->stop))
+            break;
+        int count = epoll_wait(loop->epoll_fd, ready, 16, looks ? 0 : -1);
         if (count < 0 && errno != EINTR)
             break; /* the epoll itself is gone: better no iothread than one that spins */
         store_relaxed(&loop->wakeups, loop->wakeups + 1);
+        if (__builtin_expect(load_relaxed(&loop->machine->guarded), 0))
+            told_woken(loop, ready, count);
         for (int i = 0; i < count; i++)
             if (ready[i].data.u64 != WAKE_UP)
                 handle(loop, ready[i].data.u64);
@@ -177,6 +208,7 @@ int lk_loop_start(lk_loop *loop, const char *name)
     if (error)
         return -error;
     loop->started = 1;
+    gates_loop(loop->machine->gates, loop->actor, loop);
     pthread_setname_np(loop->thread, name);
     return 0;
 }

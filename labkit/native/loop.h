@@ -9,6 +9,7 @@ typedef void loop_ready(void *who, unsigned queue);
 
 /* Both under the big lock; both return 0 or -errno. What is forgotten is not called any more, also if it was ready. */
 int loop_watch(lk_loop *loop, void *who, unsigned queue, int fd, loop_ready *ready);
+void loop_wake(lk_loop *loop); /* out of its wait */
 int loop_forget(lk_loop *loop, int fd);
 
 void loop_act_as(lk_loop *loop, uint16_t actor); /* before it is started; else it is the iothread */

@@ -1,5 +1,6 @@
 /* What all parts of one machine share: guest memory behind one checked door, the big lock, the feed, the console. */
 #include "dirty.h"
+#include "gates.h"
 
 /* Lock order: the big lock first, then a vCPU's own (vcpu.c). Python's GIL is never held while waiting for either, so it
  * may be taken under the big lock (pydevice.c). */
@@ -24,7 +25,8 @@ lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity)
     machine->feed = lk_feed_new(feed_capacity);
     machine->lock = calloc(1, sizeof *machine->lock);
     machine->console = mmap(NULL, sizeof *machine->console, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (!machine->memory.host || !machine->feed || !machine->lock || machine->console == MAP_FAILED) {
+    machine->gates = gates_new(machine);
+    if (!machine->memory.host || !machine->feed || !machine->lock || !machine->gates || machine->console == MAP_FAILED) {
         lk_machine_free(machine);
         return NULL;
     }
@@ -42,6 +44,7 @@ void lk_machine_free(lk_machine *machine)
     if (machine->console && machine->console != MAP_FAILED)
         munmap(machine->console, sizeof *machine->console);
     lk_feed_free(machine->feed);
+    gates_free(machine->gates);
     dirty_free(machine);
     if (machine->memory.host)
         lk_unmap(machine->memory.host, machine->memory.bytes);
@@ -75,6 +78,8 @@ int lk_memory_clear(lk_machine *machine)
 
 void lk_lock_take(lk_machine *machine)
 {
+    if (__builtin_expect(load_relaxed(&machine->guarded), 0))
+        gates_want(machine->gates, &machine->lock->held);
     pthread_mutex_lock(&machine->lock->mutex);
     machine->lock->holder = pthread_self();
     store_relaxed(&machine->lock->held, 1);

@@ -2,6 +2,7 @@
  *
  * And what is served per exit, here as well for every back end: a write to QUEUE_NOTIFY (the trap path of a kick), the
  * console port, the park port. Every other access is handed up to Python as an lk_exit. */
+#include "gates.h"
 #include "vcpu.h"
 #include <time.h>
 
@@ -179,6 +180,17 @@ void vcpu_step_done(lk_vcpu *vcpu)
     sync->busy = 0;
     sync->idle = !sync->command;
     pthread_cond_broadcast(&sync->changed);
+}
+
+/* A schedule may give it its next step at once. */
+void vcpu_tell_parked(lk_vcpu *vcpu)
+{
+    lk_vcpu_sync *sync = vcpu->sync;
+    if (!load_relaxed(&vcpu->machine->guarded) || !sync->idle)
+        return;
+    pthread_mutex_unlock(&sync->mutex);
+    gates_parked(vcpu->machine->gates);
+    pthread_mutex_lock(&sync->mutex);
 }
 
 /* What the guest finds there: the step that was posted; CMD_NONE while the thread is wanted elsewhere, or the step would

@@ -56,6 +56,8 @@ class Kind(IntEnum):
     LOADED = _N["EV_LOADED"]
     QUEUE_LOADED = _N["EV_QUEUE_LOADED"]
     GATE = _N["EV_GATE"]
+    WANTS_LOCK = _N["EV_WANTS_LOCK"]
+    WOKEN = _N["EV_WOKEN"]
 
 
 class Run(IntEnum):
@@ -352,6 +354,8 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.MSIX: (("before", _plain), ("after", _plain)),
     Kind.FLAGS: (("before", flags_text), ("after", flags_text)),
     Kind.GATE: (("gate", _word(Gate)), ("round", _plain), ("pages", _plain)),
+    Kind.WANTS_LOCK: (),
+    Kind.WOKEN: (("ready", _plain),),
 }
 
 

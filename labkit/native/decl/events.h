@@ -41,6 +41,8 @@
 #define EV_LOADED 37       /* a GUEST_FEATURES, b ISR, c QUEUE_SEL, d config vector, e broken: from a saved state */
 #define EV_QUEUE_LOADED 38 /* a pfn, b vector, c last_avail, d avail_idx, e used_idx */
 #define EV_GATE 39         /* a GATE_*, b round, c pages: how far the machine has come on its way to another host */
+#define EV_WANTS_LOCK 40   /* it is about to take a lock; told only while somebody is held or scheduled */
+#define EV_WOKEN 41        /* a ready fds: a loop was woken, and has not looked yet; told likewise */
 
 #define NO_INDEX 0x10000 /* of a ring outside RAM: no avail.idx or used.idx is that large */
 #define BIRTH_COUNT 1    /* of a notifier's eventfd: a synthetic kick (R3) */

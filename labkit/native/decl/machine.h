@@ -21,6 +21,8 @@ struct lk_machine {
     void *lines;
     lk_dirty *dirty; /* which pages were written; NULL: nobody ever asked */
     uint8_t tracking; /* somebody asks */
+    uint8_t guarded; /* somebody is held, or scheduled */
+    lk_gates *gates;
     uint32_t messages; /* sent by the devices' vectors so far; for who need not ask the kernel whether one came */
 };
 

@@ -1,0 +1,51 @@
+/* actors by number: ACTOR_* of events.h; a vCPU is ACTOR_VCPU0 + its index */
+#define GATES_ACTORS 24
+#define GATES_DECISIONS_MAX 4096
+
+/* where an actor stands */
+#define PLACE_AWAY 0 /* it runs, or is no part of the game */
+#define PLACE_GATE 1 /* behind an event it has emitted */
+#define PLACE_LOCK 2 /* before a lock that it wants */
+#define PLACE_IDLE 3 /* nothing to do, until there is */
+
+/* who decides when a schedule has no more to say */
+#define POLICY_STAY 0   /* whoever went last, as long as it can; then the lowest number */
+#define POLICY_RANDOM 1
+#define POLICY_PCT 2    /* the highest priority; at `changes` decisions the one that runs falls to the lowest */
+#define POLICY_TURNS 3  /* round-robin */
+
+/* how a schedule ended */
+#define SCHEDULE_RUNS 0
+#define SCHEDULE_DONE 1     /* everybody is idle, and every step was taken */
+#define SCHEDULE_DEADLOCK 2 /* somebody wants a lock that nobody will release */
+#define SCHEDULE_LIMIT 3    /* it does not end */
+#define SCHEDULE_WRONG 4    /* the schedule names an actor that cannot go: it is of something else */
+#define SCHEDULE_STUCK 5    /* an actor ran and came to no gate in time */
+
+typedef struct {
+    uint8_t actor; /* who was let go */
+    uint8_t before; /* PLACE_* where it stood */
+    uint16_t kind; /* of the event it stood behind; of a vCPU's or the main thread's new step: the step's index */
+    uint32_t enabled; /* bit n: actor n could have gone */
+    uint64_t did; /* bit n: events of kind n that it emitted until its next place */
+    uint64_t seq; /* events in the feed before it went */
+} lk_decision;
+
+lk_gates *lk_gates_of(lk_machine *machine);
+
+/* -- holds: what a person does */
+void lk_gates_hold(lk_gates *gates, unsigned actor, uint64_t kinds);
+int lk_gates_let_go(lk_gates *gates, unsigned actor);
+int lk_gates_wait_held(lk_gates *gates, unsigned actor, int timeout_ms);
+int lk_gates_where(lk_gates *gates, unsigned actor, uint16_t *kind, int32_t *queue);
+void lk_gates_open(lk_gates *gates);
+
+/* -- a schedule: what a search does */
+void lk_gates_play(lk_gates *gates, uint32_t actors, uint64_t points);
+void lk_gates_stop_playing(lk_gates *gates);
+void lk_schedule_vcpu(lk_gates *gates, lk_vcpu *vcpu, const uint32_t *commands, const uint64_t *arguments, unsigned count);
+void lk_schedule_begin(lk_gates *gates, const uint8_t *plan, unsigned planned, int policy, uint64_t seed, unsigned changes,
+                       unsigned limit, unsigned main_steps);
+int lk_schedule_next(lk_gates *gates, int timeout_ms);
+int lk_schedule_outcome(const lk_gates *gates);
+unsigned lk_schedule_decisions(const lk_gates *gates, lk_decision *out, unsigned most);

@@ -1,0 +1,15 @@
+/* What the rest of the core sees of the gates. */
+#ifndef LABKIT_GATES_H
+#define LABKIT_GATES_H
+
+#include "core.h"
+
+lk_gates *gates_new(lk_machine *machine);
+void gates_free(lk_gates *gates);
+void gates_pass(lk_gates *gates, uint16_t kind, int32_t queue); /* the calling actor has emitted an event */
+void gates_want(lk_gates *gates, const int *held); /* it wants a lock, which is free when *held is 0 */
+int gates_idle(lk_gates *gates, int epoll_fd); /* a loop has nothing to do. 1: look without waiting, 0: as ever */
+void gates_parked(lk_gates *gates); /* a vCPU has done its step */
+void gates_loop(lk_gates *gates, unsigned actor, lk_loop *loop); /* NULL: it goes */
+
+#endif
