@@ -18,6 +18,7 @@ from labkit.abi import GPA_MULTIBOOT_INFO, NUMBERS, PORT_EXIT
 from labkit.cpu.entry import Entry, lab_entry, multiboot_entry
 from labkit.dirty import DirtyPages
 from labkit.errors import GuestCrash, HostError, UsageError
+from labkit.holds import Gates
 from labkit.loader import Image
 from labkit.memory import GuestMemory
 from labkit.native import ffi, lib
@@ -89,6 +90,7 @@ class Board:
         undo.append(self.recorder.keep)
         self.runstate = RunState(self.feed)
         self._big_lock = BigLock(self.memory.native)
+        self.gates = Gates(self.memory.native, plan.vcpus)
         self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus, intx=plan.intx)
         undo.append(self.cpu.close)
         self.dirty = DirtyPages(self.memory, self.cpu)

@@ -16,6 +16,7 @@ from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import GuestCrash, GuestError, HostError, UsageError
 from labkit.guest import Guest
+from labkit.holds import Gates, Held
 from labkit.loader import Image, lab_guest, load_kernel
 from labkit.memory import GuestMemory
 from labkit.trace import Trace
@@ -113,6 +114,34 @@ class Machine(MachineLook):
     def memory(self) -> GuestMemory:
         """Guest RAM: `read(gpa, size)`, `write(gpa, data)`."""
         return self._board.memory
+
+    @property
+    def gates(self) -> Gates:
+        """Who is held, and where: `wait(actor)`, iteration, a table."""
+        return self._board.gates
+
+    def hold(self, actor: str, at: str | None = None) -> None:
+        """Hold "iothread", "backend", "vcpu0" ... or "main" behind its next event `at`: "before-handler", "drain" ...
+
+        None: behind the next of any kind. The names are those of the events and labkit.trace.gates.ALSO. What it holds
+        up meanwhile waits; a command that would wait for it lifts the hold, and puts it back.
+        UsageError: no such actor, or no such gate.
+        """
+        self._check_open()
+        self._board.gates.hold(actor, at)
+
+    def step(self, actor: str, timeout_s: float = 1.0) -> Held | None:
+        """Let a held actor go to its next gate, of any kind. None: it came to none within the time, it has no work.
+
+        UsageError: it is not held.
+        """
+        self._check_open()
+        return self._board.gates.step(actor, timeout_s)
+
+    def release(self, actor: str | None = None) -> None:
+        """Let it go, and hold it no more; None: everybody."""
+        self._check_open()
+        self._board.gates.release(actor)
 
     def statistics(self) -> dict[str, int]:
         """The kernel's own counters of this guest, all vCPUs together: exits, io_exits, halt_exits ..."""
@@ -261,7 +290,8 @@ class Machine(MachineLook):
         self._check_commands()
         if self._board.crash is not None and not mends:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
-        return self._board.owner.call(work)
+        with self._board.gates.lifted():
+            return self._board.owner.call(work)
 
     def _check_commands(self) -> None:
         """UsageError: closed, gone, or asked by one of its own threads."""

@@ -397,6 +397,15 @@ int lk_gates_where(lk_gates *gates, unsigned actor, uint16_t *kind, int32_t *que
     return held;
 }
 
+/* Would a command of the host wait for it: is it held and has the big lock, or is it a vCPU? */
+int lk_gates_in_the_way(lk_gates *gates, unsigned actor)
+{
+    pthread_mutex_lock(&gates->mutex);
+    int held = gates->actors[actor % GATES_ACTORS].held;
+    pthread_mutex_unlock(&gates->mutex);
+    return held && (actor >= ACTOR_VCPU0 || lock_holder(gates->machine) == (int)actor);
+}
+
 /* Nobody is held from now on, and no schedule is played: the machine is about to be closed. */
 void lk_gates_open(lk_gates *gates)
 {

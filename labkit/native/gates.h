@@ -4,6 +4,7 @@
 
 #include "core.h"
 
+int lock_holder(const lk_machine *machine); /* the actor that has the big lock, or -1 */
 lk_gates *gates_new(lk_machine *machine);
 void gates_free(lk_gates *gates);
 void gates_pass(lk_gates *gates, uint16_t kind, int32_t queue); /* the calling actor has emitted an event */

@@ -38,6 +38,7 @@ void lk_gates_hold(lk_gates *gates, unsigned actor, uint64_t kinds);
 int lk_gates_let_go(lk_gates *gates, unsigned actor);
 int lk_gates_wait_held(lk_gates *gates, unsigned actor, int timeout_ms);
 int lk_gates_where(lk_gates *gates, unsigned actor, uint16_t *kind, int32_t *queue);
+int lk_gates_in_the_way(lk_gates *gates, unsigned actor);
 void lk_gates_open(lk_gates *gates);
 
 /* -- a schedule: what a search does */

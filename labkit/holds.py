@@ -1,0 +1,112 @@
+"""Who is held, and behind which event? A person's hand on the threads of one machine: hold, step, release.
+
+A hold that is in the way of a command of the host (of a pause, a snapshot, a migration) is lifted for that command, and
+is there again afterwards; a close ends all. So a forgotten hold is seen, and hangs nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from labkit import views
+from labkit.errors import UsageError
+from labkit.native import ffi, lib
+from labkit.trace import gates
+from labkit.trace.events import Kind
+
+SLICE_MS = 20  # how long a wait goes without looking for an interrupt of the cell
+
+
+class Held(NamedTuple):
+    """An actor that is held: behind which event, and of which queue (None: of none)."""
+
+    actor: str
+    gate: str
+    queue: int | None
+
+
+class Gates:
+    """The gates of one machine, as `vm.gates`."""
+
+    def __init__(self, native_machine: Any, vcpus: int) -> None:
+        self._machine, self._vcpus = native_machine, vcpus
+        self._armed: dict[int, int] = {}
+
+    @property
+    def _native(self) -> Any:
+        return lib.lk_gates_of(self._machine)
+
+    def hold(self, actor: str, at: str | None) -> None:
+        """Hold it behind its next event of that kind; None: of any."""
+        number = gates.number(actor, self._vcpus)
+        self._arm(number, gates.mask(at))
+
+    def _arm(self, number: int, kinds: int) -> None:
+        self._armed[number] = kinds
+        lib.lk_gates_hold(self._native, number, kinds)
+
+    def step(self, actor: str, timeout_s: float) -> Held | None:
+        """Past the gate where it is, up to its next; None: it came to none in time. UsageError: it is not held."""
+        number = gates.number(actor, self._vcpus)
+        if self._held(number) is None:
+            raise UsageError(f"{actor} is not held: vm.hold({actor!r}) holds it behind its next event")
+        self._arm(number, gates.EVERY)
+        lib.lk_gates_let_go(self._native, number)
+        return self.wait(actor, timeout_s)
+
+    def wait(self, actor: str, timeout_s: float = 1.0) -> Held | None:
+        """Until it is held; None: not in time. An interrupt gets through."""
+        number, until = gates.number(actor, self._vcpus), time.monotonic() + timeout_s
+        while not lib.lk_gates_wait_held(self._native, number, SLICE_MS):
+            if time.monotonic() > until:
+                return None
+        return self._held(number)
+
+    def release(self, actor: str | None) -> None:
+        """Let it go, and hold it no more; None: all of them."""
+        numbers = list(self._armed) if actor is None else [gates.number(actor, self._vcpus)]
+        for number in numbers:
+            self._armed.pop(number, None)
+            lib.lk_gates_hold(self._native, number, 0)
+            lib.lk_gates_let_go(self._native, number)
+
+    def _held(self, number: int) -> Held | None:
+        kind, queue = ffi.new("uint16_t *"), ffi.new("int32_t *")
+        if not lib.lk_gates_where(self._native, number, kind, queue):
+            return None
+        name = Kind(kind[0]).name.lower().replace("_", "-")
+        return Held(gates.name_of(number), name, queue[0] if queue[0] >= 0 else None)
+
+    def __iter__(self) -> Iterator[Held]:
+        return (held for number in sorted(self._armed) if (held := self._held(number)) is not None)
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Nobody is held inside whom a command would wait for; afterwards the holds are armed as before."""
+        in_the_way = [number for number in self._armed if lib.lk_gates_in_the_way(self._native, number)]
+        for number in in_the_way:
+            lib.lk_gates_hold(self._native, number, 0)
+            lib.lk_gates_let_go(self._native, number)
+        try:
+            yield
+        finally:
+            for number in in_the_way:
+                lib.lk_gates_hold(self._native, number, self._armed.get(number, 0))
+
+    # -- for people ----------------------------------------------------------------------------------------------------
+
+    def _rows(self) -> list[tuple[object, ...]]:
+        held = {one.actor: one for one in self}
+        return [
+            (name, "held behind " + held[name].gate if name in held else "to be held")
+            for name in map(gates.name_of, sorted(self._armed))
+        ]
+
+    def _repr_html_(self) -> str:
+        return views.table("gates", ("actor", "state"), [tuple(map(str, row)) for row in self._rows()])
+
+    def __repr__(self) -> str:
+        return views.lines("gates", {str(name): state for name, state in self._rows()} or {"nobody": "is held"})
