@@ -50,6 +50,10 @@ class Feed:
         first = next((i for i in range(len(records) - 1, 0, -1) if records[i][0] != records[i - 1][0] + 1), 0)
         return records[first:]
 
+    def records_between(self, since: int, upto: int) -> list[Record]:
+        """Those after position `since` and not after `upto`, of actors that stand still; what was overwritten is left out."""
+        return [record for record in _unpacked(self._batches(since)[0]) if since < record[0] <= upto]
+
     def _batches(self, since: int) -> tuple[list[tuple[Any, int]], int]:
         """Raw records, as arrays with the number of records in each."""
         if self._feed is None:

@@ -1,0 +1,149 @@
+"""What must hold, in whatever order the actors go? Each invariant says in a sentence what its breach means for the guest.
+
+They look at what one schedule has left behind, and at its events; they know nothing of rules or mutations.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from labkit.abi import Status
+from labkit.native import lib
+from labkit.trace.events import Kind, Owner, State
+
+if TYPE_CHECKING:
+    from labkit.board import Board
+
+FORWARDS = 1 << 15  # of the way round, an index goes forward
+
+
+class Seen(NamedTuple):
+    """What a schedule leaves to look at: the machine, its events as numbers, how it ended, fds open before and now."""
+
+    board: Board
+    records: Sequence[tuple[int, ...]]  # seq, time_ns, kind, actor, queue, a, b, c, d, e
+    outcome: int
+    fds: tuple[int, int]
+
+
+Check = Callable[[Seen], str]
+
+
+class Invariant(NamedTuple):
+    """`broken` says what it means for the guest that it does not hold; `check` what was found, empty if it holds."""
+
+    name: str
+    broken: str
+    check: Check
+
+
+def _of(seen: Seen, *kinds: Kind) -> list[tuple[int, ...]]:
+    return [record for record in seen.records if record[2] in kinds]
+
+
+def _served(seen: Seen) -> str:
+    """For scenarios in which everything that was published was kicked, too."""
+    device, board = seen.board.proxy.device, seen.board
+    if not board.runstate.running or device.broken or device.disabled:
+        return ""
+    for queue in board.proxy.queues:
+        if queue.avail_idx is not None and queue.avail_idx != queue.used_idx:
+            return f"queue {queue.index}: avail.idx {queue.avail_idx}, used.idx {queue.used_idx}, and all are idle"
+    return ""
+
+
+def _of_queue(seen: Seen, queue: int, *kinds: Kind) -> list[tuple[int, ...]]:
+    return [record for record in _of(seen, *kinds) if record[4] == queue]
+
+
+def _used_within_avail(seen: Seen) -> str:
+    for queue in seen.board.proxy.queues:
+        avail, used = queue.avail_idx, queue.used_idx
+        if avail is not None and used is not None and (avail - used) % (2 * FORWARDS) >= FORWARDS:
+            return f"queue {queue.index}: used.idx {used} is past avail.idx {avail}"
+    return ""
+
+
+def _once(seen: Seen) -> str:
+    """Each head that was taken is given back once."""
+    for queue in seen.board.proxy.queues:
+        heads = [record[9] for record in _of_queue(seen, queue.index, Kind.REQUEST)]
+        avail, used = queue.avail_idx, queue.used_idx
+        if avail is not None and used is not None and len(heads) > (avail - _first(seen, queue.index)) % (1 << 16):
+            return f"queue {queue.index}: {len(heads)} requests were served, and fewer were there"
+    return ""
+
+
+def _first(seen: Seen, queue: int) -> int:
+    """used.idx when the queue first ran."""
+    runs = _of_queue(seen, queue, Kind.QUEUE_NOTIFY)
+    return runs[0][8] if runs else 0
+
+
+def _no_registration_is_left(seen: Seen) -> str:
+    """Count of assigns and deassigns, told by the events."""
+    here: set[tuple[int, int]] = set()
+    for record in _of(seen, Kind.ASSIGN, Kind.DEASSIGN):
+        place = (record[4], record[5])
+        if record[8] == 0:
+            here = here | {place} if record[2] == Kind.ASSIGN else here - {place}
+    for queue in seen.board.proxy.queues:
+        if queue.notifier.fd is None and any(place[0] == queue.index for place in here):
+            return f"queue {queue.index}: KVM still signals an eventfd that nobody has"
+    return ""
+
+
+def _rest_is_rest(seen: Seen) -> str:
+    """No run of a queue after its device was reset or its machine stopped, until it starts anew."""
+    stopped = ""
+    for record in seen.records:
+        if record[2] == Kind.RUNSTATE:
+            stopped = "" if record[6] == State.RUNNING else "the machine was stopped"
+        elif record[2] == Kind.STATUS:
+            stopped = "" if record[6] & Status.DRIVER_OK else stopped or ("the device was reset" if not record[6] else "")
+        elif record[2] == Kind.REQUEST and stopped:
+            return f"queue {record[4]}: a request was served after {stopped}"
+    return ""
+
+
+def _fds_at_baseline(seen: Seen) -> str:
+    before, now = seen.fds
+    return f"{now - before:+d} fds" if before != now else ""
+
+
+def _no_deadlock(seen: Seen) -> str:
+    return "each waits for another" if seen.outcome == lib.SCHEDULE_DEADLOCK else ""
+
+
+def _ends(seen: Seen) -> str:
+    if seen.outcome == lib.SCHEDULE_LIMIT:
+        return "they go on for ever"
+    return "an actor came to no gate any more" if seen.outcome == lib.SCHEDULE_STUCK else ""
+
+
+def open_fds() -> int:
+    """Of this process."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+EVERY_KICK_IS_SERVED = Invariant(
+    "every-kick-is-served", "The guest waits for ever for a request that the device was told of.", _served
+)
+ONE_CONSUMER = Invariant(
+    "one-consumer", "A request is done twice: the second time into a buffer that is the driver's again.", _once
+)
+USED_WITHIN_AVAIL = Invariant(
+    "used-within-avail", "The driver finds a completion for a request it never made, and gives up the device.", _used_within_avail
+)
+NO_REGISTRATION_IS_LEFT = Invariant(
+    "no-registration-is-left", "Kicks are swallowed by an eventfd that nobody reads.", _no_registration_is_left
+)
+REST_IS_REST = Invariant(
+    "rest-is-rest", "Memory that the driver has back, or that is being saved, is written all the same.", _rest_is_rest
+)
+FDS_AT_BASELINE = Invariant("fds-at-baseline", "Each start costs an fd, until there are none.", _fds_at_baseline)
+NO_DEADLOCK = Invariant("no-deadlock", "The machine stands still, and so does whoever asks it something.", _no_deadlock)
+ENDS = Invariant("ends", "A thread burns a CPU with nothing to do.", _ends)
+ALWAYS = (NO_DEADLOCK, ENDS, USED_WITHIN_AVAIL)  # in every scenario
