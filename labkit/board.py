@@ -35,6 +35,7 @@ from labkit.trace.feed import Feed
 from labkit.virtio.backends.image import Image as Disk
 from labkit.virtio.catalogue import Options
 from labkit.virtio.devices.base import Device
+from labkit.virtio.mutations import Mutations
 from labkit.virtio.notifier import Situation
 from labkit.virtio.proxy import Proxy
 
@@ -57,6 +58,7 @@ class Plan(NamedTuple):
     ioeventfd: bool
     intx: bool = False  # an I/O APIC for the device's INTx
     options: Options = Options()  # what the device was made of
+    mutations: Mutations = ()  # what is wrong on purpose
 
 
 class Board:
@@ -130,6 +132,7 @@ class Board:
             revision=plan.revision,
             ioeventfd=plan.ioeventfd,
             name=self.name,
+            mutations=plan.mutations,
         )
         self.runstate.listen(self._state_changed)
         self.proxy.notifiers.running = self.runstate.running

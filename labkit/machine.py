@@ -25,6 +25,7 @@ from labkit.trace.recorded import Facts
 from labkit.virtio import catalogue
 from labkit.virtio.backends.link import LinkEnd
 from labkit.virtio.looks import MachineLook
+from labkit.virtio.mutations import Mutations
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
@@ -358,7 +359,7 @@ def boot(
     irq: "msix", "intx" or "poll", what the lab's driver uses. Only "intx" gives the machine an I/O APIC and PICs, for
     a `kernel` too: such a boot takes about three times as long. MSI-X works with either.
     revision: which rules: "v6", "merged", "0.14" or "today" (labkit.rules.differences()).
-    mutations: names from the museum; there are none yet.
+    mutations: names from the museum (labkit.museum.names()): what is to be wrong with this machine, on purpose.
     cpu: "kvm", "emulated" (needs the extra `labkit[emulated]`; its times say nothing of hardware), or "auto": what
     $LABKIT_CPU says, or else KVM if it can be used, or else the emulated CPU.
     kernel, cmdline: a multiboot 1 ELF of your own instead of the lab's agent, entered as a PC loader does.
@@ -366,8 +367,6 @@ def boot(
 
     UsageError: a bad argument, disk or kernel. HostError: the host cannot. GuestError: the guest did not come up.
     """
-    if mutations:
-        raise UsageError(f"mutations={tuple(mutations)}: this version has no museum")
     if revision not in REVISIONS:
         raise UsageError(f"revision={revision!r}: this version knows {', '.join(REVISIONS)}")
     _check_range("vcpus", vcpus, 1, abi.VCPUS_MAX)
@@ -390,6 +389,7 @@ def boot(
         ioeventfd=model.ioeventfd_default if ioeventfd is None else bool(ioeventfd),
         intx=ways is Irq.INTX,
         options=options,
+        mutations=_mutations(mutations),
     )
     return _running(Machine(Board(plan, _next_name()), ways), bring_up=bring_up)
 
@@ -470,6 +470,14 @@ def _running(machine: Machine, *, bring_up: bool) -> Machine:
         machine.close()
         raise
     return machine
+
+
+def _mutations(names: Sequence[str]) -> Mutations:
+    if not names:
+        return ()
+    from labkit import museum
+
+    return museum.mutations(names)
 
 
 def _irq(name: str) -> Irq:

@@ -62,7 +62,7 @@ class Recorder:
             cpu=self._machine.cpu.name,
             guest=plain(plan.image.name),
             device=plain(plan.model.name),
-            remark=plain(plan.model.remark()),
+            remark=plain(", ".join(filter(None, (plan.model.remark(), *(f"wrong: {m.name}" for m in plan.mutations))))),
             revision=plan.revision,
             vcpus=plan.vcpus,
             memory_mib=plan.memory_mib,

@@ -102,7 +102,9 @@ def _rest_is_rest(seen: Seen) -> str:
         if record[2] == Kind.RUNSTATE:
             stopped = "" if record[6] == State.RUNNING else "the machine was stopped"
         elif record[2] == Kind.STATUS:
-            stopped = "" if record[6] & Status.DRIVER_OK else stopped or ("the device was reset" if not record[6] else "")
+            stopped = (
+                "" if record[6] & Status.DRIVER_OK else stopped or ("the device was reset" if not record[6] else "")
+            )
         elif record[2] == Kind.REQUEST and stopped:
             return f"queue {record[4]}: a request was served after {stopped}"
     return ""
@@ -135,7 +137,9 @@ ONE_CONSUMER = Invariant(
     "one-consumer", "A request is done twice: the second time into a buffer that is the driver's again.", _once
 )
 USED_WITHIN_AVAIL = Invariant(
-    "used-within-avail", "The driver finds a completion for a request it never made, and gives up the device.", _used_within_avail
+    "used-within-avail",
+    "The driver finds a completion for a request it never made, and gives up the device.",
+    _used_within_avail,
 )
 NO_REGISTRATION_IS_LEFT = Invariant(
     "no-registration-is-left", "Kicks are swallowed by an eventfd that nobody reads.", _no_registration_is_left

@@ -167,15 +167,12 @@ class Player:
     def _taken(self) -> tuple[Decision, ...]:
         count = lib.lk_schedule_decisions(self._gates, self._decisions, len(self._decisions))
         return tuple(
-            Decision(one.actor, one.before, one.kind, one.enabled, one.did, one.seq)
-            for one in self._decisions[0:count]
+            Decision(one.actor, one.before, one.kind, one.enabled, one.did, one.seq) for one in self._decisions[0:count]
         )
 
     def _judge(self, seen: Seen) -> tuple[Broken, ...]:
         invariants = (*ALWAYS, *self.scenario.invariants)
-        return tuple(
-            Broken(one.name, one.broken, what) for one in invariants if (what := one.check(seen))
-        )
+        return tuple(Broken(one.name, one.broken, what) for one in invariants if (what := one.check(seen)))
 
     # -- steps of the guest --------------------------------------------------------------------------------------------
 
@@ -184,7 +181,10 @@ class Player:
         return {
             index: (
                 ffi.new("uint32_t[]", [int(step.command) for step in steps]),
-                ffi.new("uint64_t[]", [a for step in steps for a in (*step.arguments, *[0] * (MB_SLOTS - len(step.arguments)))]),
+                ffi.new(
+                    "uint64_t[]",
+                    [a for step in steps for a in (*step.arguments, *[0] * (MB_SLOTS - len(step.arguments)))],
+                ),
                 len(steps),
             )
             for index, steps in scenario.steps.items()

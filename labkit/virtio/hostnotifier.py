@@ -16,6 +16,7 @@ from labkit.native import lib
 from labkit.trace.events import BIRTH_COUNT, Kind, Run
 from labkit.trace.feed import Feed
 from labkit.virtio.faults import Faults
+from labkit.virtio.mutations import Mutations, mutated
 from labkit.virtio.table import Batches, Part
 
 NO_FD = -1
@@ -131,9 +132,18 @@ class QueueNotifiers:
     """
 
     def __init__(
-        self, device: Any, loop: Any, host: Faults, feed: Feed, port: Callable[[], int | None], *, stays: bool
+        self,
+        device: Any,
+        loop: Any,
+        host: Faults,
+        feed: Feed,
+        port: Callable[[], int | None],
+        *,
+        stays: bool,
+        mutations: Mutations = (),
     ) -> None:
-        self.each = {q: HostNotifier(q, device, loop, host, feed) for q in range(QUEUE_MAX) if device.vq[q].num}
+        kind = mutated(HostNotifier, [one.notifier for one in mutations])
+        self.each = {q: kind(q, device, loop, host, feed) for q in range(QUEUE_MAX) if device.vq[q].num}
         self.errors: list[HostError] = []  # what was kept from the guest, each kind once (R4, R15)
         self._stranded: list[int] = []  # eventfds of failed deassigns (R15)
         self._port, self._stays = port, stays

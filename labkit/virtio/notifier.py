@@ -71,6 +71,7 @@ from labkit.trace.events import Cause, Flag, Kind, Owner
 from labkit.trace.feed import Feed
 from labkit.virtio.faults import Faults
 from labkit.virtio.hostnotifier import NO_FD, HostNotifier, QueueNotifiers
+from labkit.virtio.mutations import Mutations, mutated_rules
 from labkit.virtio.table import Part, Revision, Row, Step, When
 
 QUEUE_INDICES_TODAY = 1024
@@ -217,10 +218,11 @@ class HostNotifiers:
         revision: str,
         ioeventfd: bool,
         starts_on_kick: bool = False,
+        mutations: Mutations = (),
     ) -> None:
         if revision not in REVISIONS:
             raise UsageError(f"revision={revision!r}: this version knows {', '.join(REVISIONS)}")
-        self.rules, self.revision = REVISIONS[revision], revision
+        self.rules, self.revision = mutated_rules(REVISIONS[revision], mutations), revision
         self.ioeventfd = ioeventfd  # the property, USE_IOEVENTFD
         self.started = False  # they are assigned, and the iothread serves them
         self.turned_off = False  # R4, R9 of merged
@@ -233,7 +235,9 @@ class HostNotifiers:
         self._starts_on_kick = starts_on_kick and Cause.KICK in self.rules.rows
         self._follows_bar = Step.MOVE in self.rules.rows[Cause.BAR0_MOVED].steps
         self._transport, self._device, self._feed = transport, device, feed
-        self._all = QueueNotifiers(device, loop, host, feed, self._notify_port, stays=not self._follows_bar)
+        self._all = QueueNotifiers(
+            device, loop, host, feed, self._notify_port, stays=not self._follows_bar, mutations=mutations
+        )
         self.each, self.errors = self._all.each, self._all.errors
         device.forwards_traps, device.queue_indices = self.rules.forwards_traps, self.rules.queue_indices
         device.suppress = self.rules.suppresses

@@ -36,6 +36,7 @@ from labkit.virtio.backends.worker import Worker
 from labkit.virtio.devices.base import Device
 from labkit.virtio.faults import Faults
 from labkit.virtio.looks import ProxyLook
+from labkit.virtio.mutations import Mutations, core_bits, mutated
 from labkit.virtio.notifier import HostNotifiers, Situation
 from labkit.virtio.queue import Queue
 
@@ -68,6 +69,7 @@ class Proxy(PciFunction, ProxyLook):
         revision: str,
         ioeventfd: bool,
         name: str = "vm",
+        mutations: Mutations = (),
     ) -> None:
         super().__init__(model.pci_header(), *buses)
         self.model, self.device, self.memory, self.feed = model, native, memory, feed
@@ -80,7 +82,8 @@ class Proxy(PciFunction, ProxyLook):
         self.faults = Faults(cpu, feed)
         for index, num in enumerate(model.queue_sizes):
             native.vq[index].num = num
-        self.notifiers = HostNotifiers(
+        native.mutations = core_bits(mutations)
+        self.notifiers = mutated(HostNotifiers, [one.engine for one in mutations])(
             self,
             native,
             self.faults,
@@ -89,6 +92,7 @@ class Proxy(PciFunction, ProxyLook):
             revision=revision,
             ioeventfd=ioeventfd,
             starts_on_kick=model.starts_on_kick,
+            mutations=mutations,
         )
         self.host_features = int(model.host_features()) | self.notifiers.rules.offers
         self.backend = Worker(native, self.notifiers, f"{name}-backend")

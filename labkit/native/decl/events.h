@@ -166,3 +166,8 @@
 #define GATE_YOURS_HEARD 41
 #define GATE_RUNS_SENT 42
 #define GATE_RUNS 43
+
+/* what the core can be told to do wrong, for the museum */
+#define MUTATE_SIGNED_INDEX 1      /* 17: the index of a kick is compared as a signed number */
+#define MUTATE_TRAP_BYPASSES 2     /* 8: a trapped kick runs the device although another owns the queue */
+#define MUTATE_NO_GENERATION 4     /* 22: a handler in flight runs although it was detached */

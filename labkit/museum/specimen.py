@@ -1,0 +1,26 @@
+"""What is a specimen? A bug that was real: what happened, where, how it is brought back, and what breaks then."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from labkit.races.invariants import Invariant
+from labkit.races.scenario import Scenario
+from labkit.virtio.mutations import Mutation
+
+
+class Specimen(NamedTuple):
+    """`number` is that of the list in docs/museum.md. `schedule`: a forced order that breaks `invariant`, as text without
+    its head: who goes, decision by decision.
+    """
+
+    number: int
+    name: str
+    happened: str  # to whom, in a sentence or two
+    where: str  # QEMU, KVM, ...
+    commits: tuple[str, ...]
+    rule: str  # "R5"
+    mutation: Mutation
+    scenario: Scenario
+    invariant: Invariant
+    schedule: str = ""
