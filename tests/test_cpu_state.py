@@ -20,6 +20,7 @@ Boot = Callable[..., Machine]
 READY, GO, OUT = 0x800000, 0x800008, 0x800100  # in guest memory: what guest and test tell each other
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rsp")
 XMM, XMM_BYTES, XSTATE_BV, HAS_X87, HAS_SSE = 160, 256, 512, 1, 2  # offsets and bits in the area of XSAVE
+CR4 = 8 * 24 + 2 * 16 + 3 * 8  # in kvm_sregs: after eight segments, two tables, CR0, CR2 and CR3
 TIMER_CURRENT = 0x390  # in a local APIC
 RUNS_ON = {"CLOCKS", "MSRS"}  # parts with the TSC in them, which runs on while a machine is stopped
 WAIT = f"""
@@ -466,6 +467,33 @@ def test_nonsense_harms_nobody_but_the_guest(stopped: Machine, seed: int) -> Non
     if stopped.state != "paused":
         stopped.reset()
     assert go_on(stopped) == 7
+
+
+@pytest.mark.kvm
+def test_an_msr_is_told_once(boot: Boot) -> None:
+    """They go to the kernel in one call, which takes no long list: twice the same, or a half one, is a UsageError."""
+    vm = boot("blk")
+    state = settle(vm)
+    data = state.vcpus[0]["MSRS"]
+    for wrong in (data + data[:12], data * 400, data[:-1]):
+        with pytest.raises(UsageError, match="MSRS of vCPU 0"):
+            vm._board.cpu.load(state._replace(vcpus=({**state.vcpus[0], "MSRS": wrong},)))
+    vm._board.cpu.load(state._replace(vcpus=({**state.vcpus[0], "MSRS": b""},)))
+    vm.resume()
+    assert vm.guest.read(0).startswith(b"labkit")
+
+
+@pytest.mark.kvm
+def test_what_is_known_and_refused_all_the_same_is_named(boot: Boot) -> None:
+    """The one call tells only that the kernel refused; which part it was, one by one tells."""
+    vm = boot("blk")
+    state = settle(vm)
+    sregs = bytearray(state.vcpus[0]["SREGS"])
+    sregs[CR4 : CR4 + 8] = b"\xff" * 8
+    with pytest.raises(UsageError, match="SREGS of vCPU 0"):
+        vm._board.cpu.load(state._replace(vcpus=({**state.vcpus[0], "SREGS": bytes(sregs)},)), known=True)
+    vm._board.cpu.load(state, known=True)
+    assert lasting(vm._board.cpu.save()) == lasting(state)
 
 
 def test_a_state_of_another_back_end_or_machine_is_refused(boot: Boot, stopped: Machine) -> None:
