@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "
 XMM, XMM_BYTES, XSTATE_BV, HAS_X87, HAS_SSE = 160, 256, 512, 1, 2  # offsets and bits in the area of XSAVE
 CR4 = 8 * 24 + 2 * 16 + 3 * 8  # in kvm_sregs: after eight segments, two tables, CR0, CR2 and CR3
 TIMER_CURRENT = 0x390  # in a local APIC
+CLOCKS = Struct("=4Q")  # of the emulated CPU: its TSC, instructions executed, time slept, levels of lines
 RUNS_ON = {"CLOCKS", "MSRS"}  # parts with the TSC in them, which runs on while a machine is stopped
 WAIT = f"""
     movl $1, {READY}
@@ -260,6 +262,32 @@ def test_a_timer_goes_on(boot: Boot, tmp_path: Path) -> None:
     vm = move(boot, assemble(tmp_path, body))
     assert go_on(vm) == 7
     assert words(vm, 1, 4)[0] >= 5
+
+
+@pytest.mark.emulated
+def test_the_time_that_a_guest_has_slept_goes_along(boot: Boot, tmp_path: Path) -> None:
+    """Timers count instructions and the time slept: a state that has slept longer finds its timer over, at once."""
+    body = f"""
+    guest_main: movl $0x41, %edi
+        movl $handler, %esi
+        call gate
+        call interrupts
+        movl $0xa, 0x3e0(%rbp)           # divided by 128: about nine minutes
+        movl $0x41, 0x320(%rbp)          # once
+        movl $0xffffffff, 0x380(%rbp)
+        movl $1, {READY}
+        sti
+    1:  hlt
+        jmp 1b
+    handler: {DONE}"""
+    vm = ready(boot("null", kernel=assemble(tmp_path, body)))
+    state = settle(vm)
+    tsc_ns, executed, slept_ns, lines = CLOCKS.unpack(state.shared["CLOCKS"])
+    later = CLOCKS.pack(tsc_ns, executed, slept_ns + 600 * 10**9, lines)
+    vm._board.cpu.load(state._replace(shared={**state.shared, "CLOCKS": later}))
+    assert CLOCKS.unpack(vm._board.cpu.save().shared["CLOCKS"])[1:] == CLOCKS.unpack(later)[1:]
+    vm.resume()
+    assert vm.wait(timeout_s=20) == 7 << 1 | 1
 
 
 @pytest.mark.parametrize("irq", ["msix", "intx"])
