@@ -264,23 +264,35 @@ def test_a_timer_goes_on(boot: Boot, tmp_path: Path) -> None:
     assert words(vm, 1, 4)[0] >= 5
 
 
-@pytest.mark.emulated
-def test_the_time_that_a_guest_has_slept_goes_along(boot: Boot, tmp_path: Path) -> None:
-    """Timers count instructions and the time slept: a state that has slept longer finds its timer over, at once."""
+def sleeper(tmp_path: Path, count: int) -> Path:
+    """A kernel that halts until its timer has counted so far, by 128 ns each, and ends with 7."""
     body = f"""
     guest_main: movl $0x41, %edi
         movl $handler, %esi
         call gate
         call interrupts
-        movl $0xa, 0x3e0(%rbp)           # divided by 128: about nine minutes
+        movl $0xa, 0x3e0(%rbp)           # divided by 128
         movl $0x41, 0x320(%rbp)          # once
-        movl $0xffffffff, 0x380(%rbp)
+        movl ${count}, 0x380(%rbp)
         movl $1, {READY}
         sti
     1:  hlt
         jmp 1b
     handler: {DONE}"""
-    vm = ready(boot("null", kernel=assemble(tmp_path, body)))
+    return assemble(tmp_path, body)
+
+
+@pytest.mark.emulated
+def test_a_guest_that_halts_for_seconds_is_woken(boot: Boot, tmp_path: Path) -> None:
+    """2.2 s are more nanoseconds than 31 bits hold."""
+    vm = boot("null", kernel=sleeper(tmp_path, 2_200_000_000 // 128))
+    assert vm.wait(timeout_s=20) == 7 << 1 | 1
+
+
+@pytest.mark.emulated
+def test_the_time_that_a_guest_has_slept_goes_along(boot: Boot, tmp_path: Path) -> None:
+    """Timers count instructions and the time slept: a state that has slept longer finds its timer over, at once."""
+    vm = ready(boot("null", kernel=sleeper(tmp_path, 0xFFFFFFFF)))  # about nine minutes
     state = settle(vm)
     tsc_ns, executed, slept_ns, lines = CLOCKS.unpack(state.shared["CLOCKS"])
     later = CLOCKS.pack(tsc_ns, executed, slept_ns + 600 * 10**9, lines)
