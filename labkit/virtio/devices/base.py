@@ -31,8 +31,8 @@ class Device:
 
         vm = labkit.boot(Upper())
 
-    It may override too: reset(), config(), write_config(offset, data), close(); and, for a device that knows more than
-    its rings do, save() and load(data), by which snapshots have it.
+    It may override too: reset(), config(), write_config(offset, data), close(); save() and load(data), if a snapshot is
+    to have what it knows beside its rings.
     """
 
     name: str = ""  # "": the name of the class
