@@ -27,6 +27,12 @@ class Bytes(NamedTuple):
     size: int
 
 
+class Blob(NamedTuple):
+    """Bytes of any number up to `most`."""
+
+    most: int
+
+
 class Many(NamedTuple):
     """Exactly so many states of one shape."""
 
@@ -34,7 +40,7 @@ class Many(NamedTuple):
     shape: Shape
 
 
-Shape = Mapping[str, "Number | Bytes | Many | Mapping[str, Any]"]
+Shape = Mapping[str, "Number | Bytes | Blob | Many | Mapping[str, Any]"]
 FLAG, U8, U16, U32, U64 = Number(1), Number(0xFF), Number(0xFFFF), Number((1 << 32) - 1), Number((1 << 64) - 1)
 
 
@@ -56,6 +62,10 @@ def _value(name: str, kind: Any, value: object) -> Any:
     if isinstance(kind, Bytes):
         if not isinstance(value, bytes) or len(value) != kind.size:
             raise _wrong(name, f"is not {kind.size} bytes")
+        return value
+    if isinstance(kind, Blob):
+        if not isinstance(value, bytes) or len(value) > kind.most:
+            raise _wrong(name, f"is not bytes, at most {kind.most}")
         return value
     if isinstance(kind, Many):
         if not isinstance(value, list) or len(value) != kind.times:

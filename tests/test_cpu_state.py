@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import pytest
@@ -20,7 +21,9 @@ Boot = Callable[..., Machine]
 READY, GO, OUT = 0x800000, 0x800008, 0x800100  # in guest memory: what guest and test tell each other
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rsp")
 XMM, XMM_BYTES, XSTATE_BV, HAS_X87, HAS_SSE = 160, 256, 512, 1, 2  # offsets and bits in the area of XSAVE
+CR4 = 8 * 24 + 2 * 16 + 3 * 8  # in kvm_sregs: after eight segments, two tables, CR0, CR2 and CR3
 TIMER_CURRENT = 0x390  # in a local APIC
+CLOCKS = Struct("=4Q")  # of the emulated CPU: its TSC, instructions executed, time slept, levels of lines
 RUNS_ON = {"CLOCKS", "MSRS"}  # parts with the TSC in them, which runs on while a machine is stopped
 WAIT = f"""
     movl $1, {READY}
@@ -261,6 +264,44 @@ def test_a_timer_goes_on(boot: Boot, tmp_path: Path) -> None:
     assert words(vm, 1, 4)[0] >= 5
 
 
+def sleeper(tmp_path: Path, count: int) -> Path:
+    """A kernel that halts until its timer has counted so far, by 128 ns each, and ends with 7."""
+    body = f"""
+    guest_main: movl $0x41, %edi
+        movl $handler, %esi
+        call gate
+        call interrupts
+        movl $0xa, 0x3e0(%rbp)           # divided by 128
+        movl $0x41, 0x320(%rbp)          # once
+        movl ${count}, 0x380(%rbp)
+        movl $1, {READY}
+        sti
+    1:  hlt
+        jmp 1b
+    handler: {DONE}"""
+    return assemble(tmp_path, body)
+
+
+@pytest.mark.emulated
+def test_a_guest_that_halts_for_seconds_is_woken(boot: Boot, tmp_path: Path) -> None:
+    """2.2 s are more nanoseconds than 31 bits hold."""
+    vm = boot("null", kernel=sleeper(tmp_path, 2_200_000_000 // 128))
+    assert vm.wait(timeout_s=20) == 7 << 1 | 1
+
+
+@pytest.mark.emulated
+def test_the_time_that_a_guest_has_slept_goes_along(boot: Boot, tmp_path: Path) -> None:
+    """Timers count instructions and the time slept: a state that has slept longer finds its timer over, at once."""
+    vm = ready(boot("null", kernel=sleeper(tmp_path, 0xFFFFFFFF)))  # about nine minutes
+    state = settle(vm)
+    tsc_ns, executed, slept_ns, lines = CLOCKS.unpack(state.shared["CLOCKS"])
+    later = CLOCKS.pack(tsc_ns, executed, slept_ns + 600 * 10**9, lines)
+    vm._board.cpu.load(state._replace(shared={**state.shared, "CLOCKS": later}))
+    assert CLOCKS.unpack(vm._board.cpu.save().shared["CLOCKS"])[1:] == CLOCKS.unpack(later)[1:]
+    vm.resume()
+    assert vm.wait(timeout_s=20) == 7 << 1 | 1
+
+
 @pytest.mark.parametrize("irq", ["msix", "intx"])
 def test_a_processor_that_waits_to_be_started_still_does(boot: Boot, tmp_path: Path, irq: str) -> None:
     """The second vCPU of a kernel of one's own is as it was at power-on, there as here."""
@@ -466,6 +507,33 @@ def test_nonsense_harms_nobody_but_the_guest(stopped: Machine, seed: int) -> Non
     if stopped.state != "paused":
         stopped.reset()
     assert go_on(stopped) == 7
+
+
+@pytest.mark.kvm
+def test_an_msr_is_told_once(boot: Boot) -> None:
+    """They go to the kernel in one call, which takes no long list: twice the same, or a half one, is a UsageError."""
+    vm = boot("blk")
+    state = settle(vm)
+    data = state.vcpus[0]["MSRS"]
+    for wrong in (data + data[:12], data * 400, data[:-1]):
+        with pytest.raises(UsageError, match="MSRS of vCPU 0"):
+            vm._board.cpu.load(state._replace(vcpus=({**state.vcpus[0], "MSRS": wrong},)))
+    vm._board.cpu.load(state._replace(vcpus=({**state.vcpus[0], "MSRS": b""},)))
+    vm.resume()
+    assert vm.guest.read(0).startswith(b"labkit")
+
+
+@pytest.mark.kvm
+def test_what_is_known_and_refused_all_the_same_is_named(boot: Boot) -> None:
+    """The one call tells only that the kernel refused; which part it was, one by one tells."""
+    vm = boot("blk")
+    state = settle(vm)
+    sregs = bytearray(state.vcpus[0]["SREGS"])
+    sregs[CR4 : CR4 + 8] = b"\xff" * 8
+    with pytest.raises(UsageError, match="SREGS of vCPU 0"):
+        vm._board.cpu.load(state._replace(vcpus=({**state.vcpus[0], "SREGS": bytes(sregs)},)), known=True)
+    vm._board.cpu.load(state, known=True)
+    assert lasting(vm._board.cpu.save()) == lasting(state)
 
 
 def test_a_state_of_another_back_end_or_machine_is_refused(boot: Boot, stopped: Machine) -> None:

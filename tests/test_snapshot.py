@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import random
 import zipfile
@@ -15,13 +16,14 @@ from recordings import recorded, wrong
 from rulebook import Boot, revisions
 
 import labkit
-from labkit import GuestError, Machine, UsageError
+from labkit import GuestError, HostError, Machine, UsageError
 from labkit.abi import NUMBERS, Command, Fault, Register
 from labkit.native import lib
 from labkit.snapshot import MEMORY, STATE, Snapshot
 from labkit.trace.events import Run
 
 DATA = 0x600000  # where the guest reads to
+IRR = slice(0x200, 0x280)  # of a local APIC
 
 
 def same(before: Snapshot, after: Snapshot) -> bool:
@@ -221,6 +223,98 @@ def test_damaged_parts_change_nothing(boot: Boot, tmp_path: Path, spoil: str) ->
         vm.restore(damaged)
     assert (vm.state, vm.proxy.queues[0].notifier.owner) == ("running", "vmm")
     assert vm.guest.read(0).startswith(b"labkit")
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_ones_own_snapshot_is_doubted_when_it_was_changed(boot: Boot, spoil: str) -> None:
+    """What this machine gave is taken up without a look, but only as it was given."""
+    vm = boot()
+    snapshot = vm.snapshot()
+    vm.restore(snapshot)
+    SPOILS[spoil](snapshot.parts)
+    with pytest.raises(UsageError):
+        vm.restore(snapshot)
+    assert (vm.state, vm.proxy.queues[0].notifier.owner) == ("running", "vmm")
+    assert vm.guest.read(0).startswith(b"labkit")
+
+
+def test_ones_own_snapshot_with_another_memory_is_taken_up_whole(boot: Boot) -> None:
+    """Every page of it, not only those that were written since."""
+    vm = boot()
+    vm.pause()
+    snapshot = vm.snapshot()
+    vm.restore(snapshot)
+    memory = bytearray(snapshot.memory)
+    memory[DATA : DATA + 4] = b"here"
+    snapshot.memory = bytes(memory)
+    vm.restore(snapshot)
+    assert vm.memory.read(DATA, 4) == b"here"
+    vm.restore(snapshot)
+    assert vm.snapshot().memory == snapshot.memory
+
+
+def test_ones_own_snapshot_does_not_fit_a_disk_that_was_resized(boot: Boot) -> None:
+    """What can change beside the guest is looked at each time."""
+    vm = boot("blk", bring_up=False)
+    snapshot = vm.snapshot()
+    vm.resize_disk(1 << 20)
+    with pytest.raises(UsageError, match="sectors"):
+        vm.restore(snapshot)
+    vm.resize_disk(16 << 20)
+    vm.restore(snapshot)
+
+
+@pytest.mark.parametrize("raised", [HostError("KVM_SET_REGS", errno.ENOMEM), UsageError("it is none")])
+def test_a_machine_that_was_loaded_by_half_is_not_entered(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    """The CPU, which is loaded last, fails: HostError, and a crashed machine, which another restore mends."""
+    vm = boot()
+    snapshot = vm.snapshot()
+
+    def fails(*_: object, **__: object) -> None:
+        raise raised
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vm._board.cpu, "load", fails)
+        with pytest.raises(HostError):
+            vm.restore(snapshot)
+    assert (vm.state, isinstance(vm.crash, HostError)) == ("crashed", True)
+    vm.restore(snapshot)
+    assert (vm.state, vm.crash) == ("running", None)
+    assert vm.guest.read(0).startswith(b"labkit")
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_what_a_device_raises_meanwhile_is_not_heard(boot: Boot, tmp_path: Path, from_file: bool) -> None:
+    """A message that is sent while the notifiers stop was sent to a guest that is gone: none waits in the new one."""
+    vm = boot(irq="msix")
+    vm.pause()
+    before = vm.snapshot()
+    vm.resume()
+    if from_file:
+        before.save(tmp_path / "snap")
+        before = labkit.load(tmp_path / "snap")
+    vm.restore(before)
+    board, vector, quiet = vm._board, vm.proxy.queues[0].vector, interrupts(vm)
+    vm.resume()
+    heard = []
+
+    def send(running: bool) -> None:
+        if not running:
+            lib.lk_vector_raise(vm.proxy.device, vector)
+            heard.append(interrupts(vm) != quiet)
+
+    board.runstate.listen(send)
+    vm.restore(before)
+    board.runstate.forget(send)
+    assert (heard, interrupts(vm)) == ([True], quiet)
+
+
+def interrupts(vm: Machine) -> bytes:
+    """What waits for vCPU 0 of a machine with nothing half done."""
+    state = vm._board.cpu.save()
+    return state.vcpus[0]["LAPIC"][IRR] if vm.cpu == "kvm" else state.shared["IRQCHIP"]
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rulebook import Boot
 import labkit
 from labkit import Machine, UsageError
 from labkit.abi import NUMBERS, Status
-from labkit.state import U8, Bytes, Many, State, checked
+from labkit.state import U8, Blob, Bytes, Many, State, checked
 
 UP = Status.ACKNOWLEDGE | Status.DRIVER | Status.DRIVER_OK
 
@@ -45,17 +45,20 @@ def moved(source: Machine, target: Machine) -> None:
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
-SHAPE = {"number": U8, "bytes": Bytes(2), "many": Many(2, {"n": U8}), "one": {"n": U8}}
-GOOD: State = {"number": 255, "bytes": b"ab", "many": [{"n": 0}, {"n": 1}], "one": {"n": 2}}
+SHAPE = {"number": U8, "bytes": Bytes(2), "blob": Blob(3), "many": Many(2, {"n": U8}), "one": {"n": U8}}
+GOOD: State = {"number": 255, "bytes": b"ab", "blob": b"", "many": [{"n": 0}, {"n": 1}], "one": {"n": 2}}
 WRONG: list[tuple[Any, str]] = [
     (None, "part is NoneType"),
     (GOOD | {"more": 1}, "part has not the fields of this version: more"),
-    ({"number": 1}, "bytes, many, one"),
+    ({"number": 1}, "blob, bytes, many, one"),
     (GOOD | {"number": 256}, "part.number is no whole number from 0 to 255"),
     (GOOD | {"number": -1}, "part.number"),
     (GOOD | {"number": 1.0}, "part.number"),
     (GOOD | {"bytes": b"abc"}, "part.bytes is not 2 bytes"),
     (GOOD | {"bytes": "ab"}, "part.bytes"),
+    (GOOD | {"blob": b"abcd"}, "part.blob is not bytes, at most 3"),
+    (GOOD | {"blob": bytearray(1)}, "part.blob"),
+    (GOOD | {"blob": None}, "part.blob"),
     (GOOD | {"many": [{"n": 0}]}, "part.many is not a list of 2"),
     (GOOD | {"many": [{"n": 0}, {"n": 256}]}, r"part.many\[1\].n"),
     (GOOD | {"one": {"n": "x"}}, "part.one.n"),
@@ -63,8 +66,9 @@ WRONG: list[tuple[Any, str]] = [
 
 
 def test_a_state_of_the_shape_is_believed() -> None:
-    """As it is."""
-    assert checked("part", SHAPE, GOOD) == GOOD
+    """As it is; bytes of any number as far as they may."""
+    for good in (GOOD, GOOD | {"blob": b"abc"}):
+        assert checked("part", SHAPE, good) == good
 
 
 @pytest.mark.parametrize(("found", "said"), WRONG)

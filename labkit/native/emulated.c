@@ -76,6 +76,13 @@ void emulated_listen(lk_emulated *emulated, int timeout_ms)
     emulated->lines_seen = lines;
 }
 
+/* Rounded up; of a time that is longer than epoll can sleep, the part that it can. */
+static int milliseconds(uint64_t ns)
+{
+    uint64_t ms = ns / NS_PER_MS + 1;
+    return ms > INT32_MAX ? INT32_MAX : (int)ms;
+}
+
 /* Nobody could do anything. The timers' clock runs on while a vCPU halts; a parked guest's does not. */
 static void sleep_until_wanted(lk_emulated *emulated)
 {
@@ -84,7 +91,7 @@ static void sleep_until_wanted(lk_emulated *emulated)
         halted |= emulated->cpus[i].halted && load_relaxed(&emulated->cpus[i].vcpu->sync->asked) == ASK_RUN;
     uint64_t now = emulated_timer_ns(emulated), next = lk_irqchip_next_timer(emulated->chip), start = now_ns();
     if (halted && next != NO_TIMER)
-        timeout_ms = next <= now ? 0 : next - now > INT32_MAX ? -1 : (int)((next - now + NS_PER_MS - 1) / NS_PER_MS);
+        timeout_ms = next <= now ? 0 : milliseconds(next - now);
     emulated_listen(emulated, timeout_ms);
     if (halted)
         emulated->slept_ns += now_ns() - start;

@@ -318,8 +318,7 @@ class Proxy(PciFunction, ProxyLook):
         self.notifiers.load(found["notifiers"])
 
     def _load(self, found: State) -> None:
-        """Into a device that was reset: all but its status."""
-        self.model.load_state(found["model"])
+        """Into a device that was reset: all but its status. Code of the user's own comes last, for it may break it."""
         self.config[:] = found["pci"]["config"]
         self.map_bars()
         self.queue_sel, self.config_vector = found["queue_sel"], found["config_vector"]
@@ -327,6 +326,7 @@ class Proxy(PciFunction, ProxyLook):
         self.msix.load(found["msix"])
         self._heed_command()
         self._intx_follows_command()
+        self.model.load_state(found["model"])
 
     def tell_loaded(self) -> None:
         """To whoever listens: what no register write has told. After memory, where the rings are, was loaded too."""

@@ -31,7 +31,8 @@ class Device:
 
         vm = labkit.boot(Upper())
 
-    It may override too: reset(), config(), write_config(offset, data), close().
+    It may override too: reset(), config(), write_config(offset, data), close(); save() and load(data), if a snapshot is
+    to have what it knows beside its rings.
     """
 
     name: str = ""  # "": the name of the class
@@ -74,6 +75,24 @@ class Device:
 
     def write_config(self, offset: int, data: bytes) -> None:
         """The guest wrote `data` (1, 2 or 4 bytes) into config space at `offset`. Ignored unless overridden."""
+
+    def save(self) -> bytes:
+        """What of the device a snapshot must have beside its rings: bytes, at most 1 MiB.
+
+        Under the big lock, with no `handle` under way; it changes nothing. What it raises the caller of
+        `vm.snapshot()` gets as a UsageError, and the machine goes on.
+        """
+        return b""
+
+    def load(self, data: bytes) -> None:
+        """Be what `save` told. ValueError, or any other: `data` cannot be loaded, and `vm.restore()` says so.
+
+        Under the big lock, after a `reset`. A snapshot may come from a file of anybody's, so look at `data`. It is
+        called once to see whether it can, then with what `save` told just before, so that a restore that fails
+        changes nothing, and once more to stay.
+        """
+        if data:
+            raise ValueError("the device has no load(self, data)")
 
     def close(self) -> None:
         """The machine has gone: give back what it was given."""

@@ -7,11 +7,13 @@ then GIL; nobody waits for the big lock with the GIL held, for cffi lets go of i
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator
+from types import TracebackType
 from typing import Any
 
 from labkit.abi import NUMBERS, QUEUE_MAX
 from labkit.errors import UsageError
 from labkit.native import ffi, lib
+from labkit.state import Blob, Shape, State
 from labkit.virtio.devices.base import Device
 from labkit.virtio.devices.chain import DeviceQueue
 
@@ -21,6 +23,7 @@ NUMBERS_OF_A_DEVICE = {  # the largest of each
     "vectors": NUMBERS["MSIX_VECTORS_MAX"],
     "features": (1 << NUMBERS["FEATURE_NOTIFY_ON_EMPTY"]) - 1,  # those below the transport's
 }
+SAVED_MAX_BYTES = 1 << 20  # of its own state
 CONFIG_MAX_BYTES = 256 - NUMBERS["REG_CONFIG_MSIX"]  # a PC's I/O BAR has at most 256 ports
 
 
@@ -104,6 +107,31 @@ class PythonDevice(Device):
         self._queues = self.device.queues = ()
         self._call("close")
 
+    # -- saved and loaded ----------------------------------------------------------------------------------------------
+
+    def state_shape(self) -> Shape:
+        """What its own code tells, which only that code understands."""
+        return {"own": Blob(SAVED_MAX_BYTES)}
+
+    def save_state(self) -> State:
+        """The same. UsageError: its code fails, or tells something else."""
+        own = self._ask("save")
+        if not isinstance(own, bytes) or len(own) > SAVED_MAX_BYTES:
+            raise UsageError(f"{_class(self.device)}.save returned {_said(own)}: bytes, at most {SAVED_MAX_BYTES}")
+        return {"own": own}
+
+    def check_state(self, state: State) -> None:
+        """UsageError: its code cannot load that. It tries, and goes back to what it is; if it cannot, it is broken."""
+        before = self.save_state()
+        try:
+            self._ask("load", state["own"])
+        finally:
+            self._call("load", before["own"])
+
+    def load_state(self, state: State) -> None:
+        """What it could load a moment ago."""
+        self._call("load", state["own"])
+
     # -- a kick --------------------------------------------------------------------------------------------------------
 
     def serve(self, index: int) -> bool:
@@ -139,11 +167,24 @@ class PythonDevice(Device):
         finally:
             self.inside = ""
 
-    def _fails(self, method: str, index: int, error: BaseException) -> None:
-        trace = error.__traceback__.tb_next if error.__traceback__ is not None else None  # from the user's code on
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """What the method returns. UsageError: it fails, and where; the device is as whole as it was."""
+        self.inside = f"{_class(self.device)}.{method}"
+        try:
+            return getattr(self.device, method)(*arguments)
+        except BaseException as error:
+            raise UsageError(self._where(method, error)) from error
+        finally:
+            self.inside = ""
+
+    def _where(self, method: str, error: BaseException) -> str:
+        trace = _own_trace(error)
         line = trace.tb_lineno if trace is not None else _first_line(getattr(self.device, method))
-        where = f"{_class(self.device)}.{method}, line {line}"
-        self._tell(error.with_traceback(trace), f"{where}: {type(error).__name__}: {_text(error)}")
+        return f"{_class(self.device)}.{method}, line {line}: {type(error).__name__}: {_text(error)}"
+
+    def _fails(self, method: str, index: int, error: BaseException) -> None:
+        where = self._where(method, error)
+        self._tell(error.with_traceback(_own_trace(error)), where)
         if self._native is not None:
             lib.lk_python_fail(self._native, index)
 
@@ -156,6 +197,15 @@ class PythonDevice(Device):
 def lk_python_handle(python: Any, queue: int) -> int:
     """Called by native/pydevice.c under the big lock."""
     return int(ffi.from_handle(python).serve(queue))
+
+
+def _own_trace(error: BaseException) -> TracebackType | None:
+    """From the user's code on."""
+    return error.__traceback__.tb_next if error.__traceback__ is not None else None
+
+
+def _said(value: object) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else type(value).__name__
 
 
 def _first_line(method: Any) -> int | str:
