@@ -2,7 +2,7 @@
 
 from labkit.museum.specimen import Specimen
 from labkit.races.invariants import EVERY_KICK_IS_SERVED, NO_REGISTRATION_IS_LEFT
-from labkit.races.scenario import Scenario, driver_ok, kick, posted
+from labkit.races.scenario import Scenario, added, driver_ok, kick, publish
 from labkit.virtio.mutations import Mutation, without_part
 from labkit.virtio.table import Part
 
@@ -21,8 +21,8 @@ SPECIMEN = Specimen(
         name="kick-and-stop",
         story="The guest kicks and clears DRIVER_OK, and the iothread may be woken before, between and after.",
         invariants=(EVERY_KICK_IS_SERVED, NO_REGISTRATION_IS_LEFT),
-        guest=(kick(), driver_ok(False)),
-        prepare=posted,
+        guest=(publish(), kick(), driver_ok(False)),
+        prepare=added,
     ),
     invariant=EVERY_KICK_IS_SERVED,
     schedule="vx20",

@@ -325,12 +325,14 @@ int gates_idle(lk_gates *gates, int epoll_fd)
     return went;
 }
 
-void gates_parked(lk_gates *gates)
+/* Unless it was given a step meanwhile: what is done then is an older one, or none. */
+void gates_parked(lk_gates *gates, lk_vcpu *vcpu)
 {
     unsigned me = lk_actor();
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = &gates->actors[me];
-    if (gates->active && gates->playing >> me & 1 && actor->place == PLACE_AWAY) {
+    if (gates->active && gates->playing >> me & 1 && actor->place == PLACE_AWAY &&
+        !lk_step_busy(vcpu)) {
         actor->place = PLACE_IDLE;
         gates->record[gates->decisions ? gates->decisions - 1 : 0].did = gates->did;
         decide(gates);

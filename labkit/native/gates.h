@@ -10,7 +10,7 @@ void gates_free(lk_gates *gates);
 void gates_pass(lk_gates *gates, uint16_t kind, int32_t queue); /* the calling actor has emitted an event */
 void gates_want(lk_gates *gates, const int *held); /* it wants a lock, which is free when *held is 0 */
 int gates_idle(lk_gates *gates, int epoll_fd); /* a loop has nothing to do. 1: look without waiting, 0: as ever */
-void gates_parked(lk_gates *gates); /* a vCPU has done its step */
+void gates_parked(lk_gates *gates, lk_vcpu *vcpu); /* a vCPU has done its step */
 void gates_loop(lk_gates *gates, unsigned actor, lk_loop *loop); /* NULL: it goes */
 
 #endif

@@ -189,7 +189,7 @@ void vcpu_tell_parked(lk_vcpu *vcpu)
     if (!load_relaxed(&vcpu->machine->guarded) || !sync->idle)
         return;
     pthread_mutex_unlock(&sync->mutex);
-    gates_parked(vcpu->machine->gates);
+    gates_parked(vcpu->machine->gates, vcpu);
     pthread_mutex_lock(&sync->mutex);
 }
 

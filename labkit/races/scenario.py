@@ -98,9 +98,13 @@ def driver_ok(on: bool) -> Step:
     return Step(Command.DRIVER_OK, (int(on),))
 
 
-def posted(vm: Machine, requests: int = 1, queue: int = 0) -> None:
-    """Requests in the ring that nobody was told of."""
+def publish(queue: int = 0) -> Step:
+    """Move avail.idx past what was added."""
+    return Step(Command.PUBLISH, (queue,))
+
+
+def added(vm: Machine, requests: int = 1, queue: int = 0) -> None:
+    """Descriptors filled, and not published: what is in the ring already, a start would serve (R3)."""
     guest: Guest = vm.guest
     for _ in range(requests):
         guest.add(queue=queue)
-    guest.publish(queue)
