@@ -1,0 +1,120 @@
+"""How are all orders tried, each once? A tree of decisions, branch by branch, with sleep sets; or a walk by chance.
+
+A schedule is played from the start each time: its prefix is forced, the rest goes as it likes to, and where others could
+have gone it leaves branches. A sleep set (Godefroid) says who need not be tried first at a node, for that order was tried
+and nobody since has touched what he touches; a branch all of whose actors sleep is not played.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from labkit.races.footprint import Stretch, stretches
+from labkit.races.player import Choice, Policy, Run
+from labkit.races.scenario import Scenario
+
+PCT_CHANGES = 3  # priority changes in a schedule: bugs of depth 4 are found with some probability
+
+
+class Node:
+    """Where somebody had to be chosen. `left`: who is still to be tried. `asleep`: who need not be."""
+
+    def __init__(self, prefix: bytes, left: list[int], asleep: frozenset[Stretch]) -> None:
+        self.prefix, self.left, self.asleep = prefix, left, asleep
+
+
+class Branch(NamedTuple):
+    """A schedule to be played: `choice` forces its prefix, whose last decision is a new one at `node`."""
+
+    choice: Choice
+    node: Node | None = None
+    asleep: frozenset[Stretch] = frozenset()
+
+
+class Depth:
+    """Depth first, complete within the scenario's limit of decisions. `next` and `played` in turns, or many at once."""
+
+    complete = True
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._ready: deque[Branch] = deque([Branch(Choice())])
+
+    def next(self) -> Branch | None:
+        """A schedule to be played, if one is known now; others may come when those under way were played."""
+        return self._ready.pop() if self._ready else None
+
+    def played(self, branch: Branch, run: Run) -> None:
+        """Leaves the branches that the run has passed, and the next one of the node where it began."""
+        steps = list(stretches(self._scenario, run.decisions))
+        begin = len(branch.choice.plan)
+        if branch.node is not None and begin <= len(steps):
+            branch.node.asleep |= {steps[begin - 1]}
+            self._offer(branch.node)
+        asleep = branch.asleep
+        if begin and begin <= len(steps):
+            asleep = frozenset(z for z in asleep if z.is_independent(steps[begin - 1]))
+        for at in range(begin, len(steps)):
+            decision, taken = run.decisions[at], steps[at]
+            if any(z.actor == taken.actor for z in asleep):
+                return  # from here on it was played before, in another order
+            others = [actor for actor in range(32) if decision.enabled >> actor & 1 and actor != taken.actor]
+            node = Node(run.actors[:at], others, asleep | {taken})
+            self._offer(node)
+            asleep = frozenset(z for z in asleep if z.is_independent(taken))
+
+    def _offer(self, node: Node) -> None:
+        """The next of those who are to be tried there: one after the other, for each makes the next one's sleep set."""
+        while node.left:
+            actor = node.left.pop(0)
+            if any(z.actor == actor for z in node.asleep):
+                continue
+            self._ready.append(Branch(Choice(plan=node.prefix + bytes([actor])), node, node.asleep))
+            return
+
+
+class Chance:
+    """Schedules that a seed or turns decide. Never complete."""
+
+    complete = False
+
+    def __init__(self, policy: Policy, seed: int, changes: int = 0) -> None:
+        self._choices = self._all(policy, seed, changes)
+
+    @staticmethod
+    def _all(policy: Policy, seed: int, changes: int) -> Iterator[Branch]:
+        while True:
+            yield Branch(Choice(policy=policy, seed=seed, changes=changes))
+            seed += 1
+
+    def next(self) -> Branch | None:
+        """Always one more."""
+        return next(self._choices)
+
+    def played(self, branch: Branch, run: Run) -> None:
+        """Nothing to be learned."""
+
+
+class Turns(Chance):
+    """One schedule: everybody in turn."""
+
+    @staticmethod
+    def _all(policy: Policy, seed: int, changes: int) -> Iterator[Branch]:  # noqa: ARG004
+        yield Branch(Choice(policy=policy))
+
+    def next(self) -> Branch | None:
+        """The one, once."""
+        return next(self._choices, None)
+
+
+def search(scheduler: str, scenario: Scenario, seed: int) -> Depth | Chance | None:
+    """By name: "dfs", "pct", "random", "round-robin"; None: there is no such."""
+    if scheduler == "dfs":
+        return Depth(scenario)
+    if scheduler == "random":
+        return Chance(Policy.RANDOM, seed)
+    if scheduler == "pct":
+        return Chance(Policy.PCT, seed, PCT_CHANGES)
+    return Turns(Policy.TURNS, seed) if scheduler == "round-robin" else None
