@@ -1,0 +1,142 @@
+"""You are the scheduler: which orders of vCPU, iothread, backend and main thread are there, and what breaks in which?
+
+`scenario.py` says what is played and `invariants.py` what must hold; `player.py` plays one schedule on a real guest,
+`search.py` says which to play, `pool.py` who plays them, `schedules.py` how one is written down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from labkit.errors import UsageError
+from labkit.races import schedules
+from labkit.races.invariants import Invariant
+from labkit.races.player import Broken, Choice, Player, Run
+from labkit.races.pool import Elsewhere, Here, finished
+from labkit.races.report import Failure, Replay, Report, switches
+from labkit.races.scenario import Act, Scenario, Step
+from labkit.races.search import Branch, search
+
+__all__ = ["Act", "Failure", "Invariant", "Player", "Replay", "Report", "Scenario", "Step", "explore", "replay"]
+
+SCHEDULERS = ("dfs", "pct", "random", "round-robin")
+WITHOUT_LIMIT = 1000  # schedules by chance, if nobody says how many
+Tell = Callable[[int, int], object]
+
+
+def explore(
+    scenario: Scenario | str,
+    scheduler: str = "dfs",
+    mutations: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    executor: Any = None,
+    *,
+    machines: int | None = None,
+    cpu: str = "auto",
+    until_broken: bool = False,
+    progress: Tell | None = None,
+) -> Report:
+    """Play schedules of a scenario, or of a specimen's by its name, and see which invariants break.
+
+    scheduler: "dfs" (every order, complete if `limit` allows), "pct", "random" (from `seed` on) or "round-robin".
+    limit: schedules at most; None: all of them for "dfs", 1000 by chance. mutations: what is wrong on purpose.
+    executor: where they are played, a concurrent.futures.Executor or a client of dask.distributed; None: here, on
+    `machines` guests at once. until_broken: end at the first failure. progress: told schedules and failures so far.
+    An interrupt ends it, and what was found is reported. UsageError: no such scheduler, scenario or mutation.
+    """
+    scenario = _scenario(scenario)
+    plan = search(scheduler, scenario, seed)
+    if plan is None:
+        raise UsageError(f"scheduler {scheduler!r}: there are {', '.join(SCHEDULERS)}")
+    most = limit if limit is not None else None if plan.complete else WITHOUT_LIMIT
+    where = (scenario, mutations, cpu, machines)
+    found = _Found(scenario)
+    start, interrupted, exhausted = time.monotonic(), False, False
+    with Here(*where) if executor is None else Elsewhere(executor, *where) as pool:
+        pending: dict[Future[Run], Branch] = {}
+        start = time.monotonic()
+        try:
+            while not (until_broken and found.failures):
+                while len(pending) < pool.most and (most is None or found.schedules + len(pending) < most):
+                    branch = plan.next()
+                    if branch is None:
+                        break
+                    pending[pool.submit(branch)] = branch
+                if not pending:
+                    exhausted = most is None or found.schedules < most or plan.next() is None
+                    break
+                for future in finished(set(pending)):
+                    branch, run = pending.pop(future), future.result()
+                    found.add(run)
+                    plan.played(branch, run)
+                if progress is not None:
+                    progress(found.schedules, len(found.failures))
+        except KeyboardInterrupt:
+            interrupted = True
+        seconds = time.monotonic() - start
+    return Report(
+        scenario.name,
+        scheduler,
+        tuple(mutations),
+        _cpu(cpu, pool),
+        found.schedules,
+        seconds,
+        plan.complete and exhausted,
+        interrupted,
+        found.report(),
+    )
+
+
+def replay(scenario: Scenario | str, schedule: str, mutations: Sequence[str] = (), *, cpu: str = "auto") -> Replay:
+    """Play one schedule again. UsageError: it is of another scenario, or of another version of it."""
+    scenario = _scenario(scenario)
+    plan = schedules.decode(scenario, schedule)
+    with Player(scenario, mutations, cpu) as player:
+        run = player.play(Choice(plan=plan))
+        events = player.vm.trace.events(since=run.first_event)
+    broken = tuple(one.invariant for one in run.broken)
+    return Replay(scenario.name, schedules.encode(scenario, run.actors), broken, tuple(events))
+
+
+def _scenario(which: Scenario | str) -> Scenario:
+    if isinstance(which, Scenario):
+        return which
+    from labkit import museum
+
+    return museum.find(which).scenario
+
+
+def _cpu(wanted: str, pool: Here | Elsewhere) -> str:
+    return pool.cpu if isinstance(pool, Here) else wanted
+
+
+class _Found:
+    """Failures so far: the shortest schedule of each invariant."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self.schedules = 0
+        self.failures: dict[str, tuple[Broken, bytes, int]] = {}
+
+    def add(self, run: Run) -> None:
+        self.schedules += 1
+        for broken in run.broken:
+            known = self.failures.get(broken.invariant)
+            if known is None or _length(run.actors) < _length(known[1]):
+                self.failures[broken.invariant] = (broken, run.actors, known[2] + 1 if known else 1)
+            else:
+                self.failures[broken.invariant] = (*known[:2], known[2] + 1)
+
+    def report(self) -> tuple[Failure, ...]:
+        return tuple(
+            Failure(*broken, schedules.encode(self._scenario, actors), len(actors), times)
+            for broken, actors, times in self.failures.values()
+        )
+
+
+def _length(actors: bytes) -> tuple[int, int]:
+    return switches(actors), len(actors)
