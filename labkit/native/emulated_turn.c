@@ -27,6 +27,7 @@ static uint32_t park(lk_vcpu *vcpu)
     int begins = cpu->left + 1 == cpu->emulated->quantum;
     pthread_mutex_lock(&sync->mutex);
     vcpu_step_done(vcpu);
+    sync->resting = 1;
     vcpu_tell_parked(vcpu);
     uint32_t command = begins ? vcpu_take_step(vcpu) : CMD_NONE;
     sync->resting = cpu->parks = !command;
@@ -93,6 +94,8 @@ static turn look(emulated_cpu *cpu)
         sync->dead |= error != 0;
     }
     turn next = asked(cpu);
+    if (next == RESTS && sync->asked != ASK_RUN && !sync->resting)
+        vcpu_tell_stopped(cpu->vcpu);
     pthread_mutex_unlock(&sync->mutex);
     if (error)
         crash(cpu, CRASH_REFUSED, (uint64_t)-error);

@@ -15,7 +15,8 @@ typedef struct {
     int place; /* PLACE_* */
     uint16_t kind;
     int32_t queue;
-    const int *wants; /* PLACE_LOCK */
+    const int *wants; /* PLACE_LOCK: until this is `wanted` */
+    int wanted;
     int epoll_fd; /* PLACE_IDLE of a loop; -1 */
     int go; /* it was let go, and does not know yet */
     uint64_t holds; /* bit n: it is held behind events of kind n */
@@ -115,15 +116,22 @@ static int ready(int epoll_fd)
     return epoll_fd >= 0 && poll(&look, 1, 0) > 0;
 }
 
+/* Is there such an actor at all? A backend comes and goes. */
+static int is_there(unsigned who, const actor_at *actor)
+{
+    return who == ACTOR_OWNER || actor->vcpu || actor->loop;
+}
+
 static int can_go(const actor_at *actor)
 {
     switch (actor->place) {
     case PLACE_GATE:
         return 1;
     case PLACE_LOCK:
-        return !load_relaxed(actor->wants);
+        return load_relaxed(actor->wants) == actor->wanted;
     case PLACE_IDLE:
-        return actor->next_step < actor->steps || ready(actor->epoll_fd);
+        return (actor->next_step < actor->steps && (!actor->vcpu || vcpu_may_run(actor->vcpu))) ||
+               ready(actor->epoll_fd);
     default:
         return 0;
     }
@@ -220,9 +228,11 @@ static void decide(lk_gates *gates)
     uint32_t enabled = 0, waits = 0;
     for (uint32_t left = gates->playing; left; left &= left - 1) {
         const actor_at *actor = &gates->actors[lowest(left)];
+        if (!is_there(lowest(left), actor))
+            continue;
         if (actor->place == PLACE_AWAY)
             return;
-        waits |= (actor->place != PLACE_IDLE ? UINT32_C(1) : 0) << lowest(left);
+        waits |= (actor->place == PLACE_LOCK ? UINT32_C(1) : 0) << lowest(left);
         enabled |= (can_go(actor) ? UINT32_C(1) : 0) << lowest(left);
     }
     if (!enabled) {
@@ -240,12 +250,18 @@ static void decide(lk_gates *gates)
     }
 }
 
+/* What was emitted since the last decision is what it let happen. */
+static void note(lk_gates *gates)
+{
+    if (gates->decisions)
+        gates->record[gates->decisions - 1].did = gates->did;
+}
+
 /* It has come to a gate, and stays there until it is let go. The mutex is held. */
 static void arrive(lk_gates *gates, actor_at *actor, int place)
 {
     actor->place = place;
-    if (gates->decisions)
-        gates->record[gates->decisions - 1].did = gates->did;
+    note(gates);
     decide(gates);
     while (gates->active && !actor->go)
         pthread_cond_wait(&actor->moved, &gates->mutex);
@@ -283,7 +299,7 @@ void gates_pass(lk_gates *gates, uint16_t kind, int32_t queue)
     pthread_mutex_unlock(&gates->mutex);
 }
 
-void gates_want(lk_gates *gates, const int *held)
+void gates_want(lk_gates *gates, const int *flag, int wanted)
 {
     unsigned me = lk_actor();
     if (me == ACTOR_HOST || me >= GATES_ACTORS)
@@ -292,7 +308,8 @@ void gates_want(lk_gates *gates, const int *held)
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = &gates->actors[me];
     if (gates->active && gates->playing >> me & 1) {
-        actor->wants = held;
+        actor->wants = flag;
+        actor->wanted = wanted;
         arrive(gates, actor, PLACE_LOCK);
     }
     pthread_mutex_unlock(&gates->mutex);
@@ -310,8 +327,7 @@ int gates_idle(lk_gates *gates, int epoll_fd)
         actor->epoll_fd = epoll_fd;
         pthread_cond_broadcast(&gates->changed);
         if (gates->active) {
-            if (gates->decisions)
-                gates->record[gates->decisions - 1].did = gates->did;
+            note(gates);
             decide(gates);
         }
         while (gates->playing >> me & 1 && !actor->go)
@@ -334,9 +350,32 @@ void gates_parked(lk_gates *gates, lk_vcpu *vcpu)
     if (gates->active && gates->playing >> me & 1 && actor->place == PLACE_AWAY &&
         !lk_step_busy(vcpu)) {
         actor->place = PLACE_IDLE;
-        gates->record[gates->decisions ? gates->decisions - 1 : 0].did = gates->did;
+        note(gates);
         decide(gates);
     }
+    pthread_mutex_unlock(&gates->mutex);
+}
+
+/* It is out of the guest in the middle of a step, and somebody else must let it in again. */
+void gates_stopped(lk_gates *gates)
+{
+    pthread_mutex_lock(&gates->mutex);
+    actor_at *actor = &gates->actors[lk_actor()];
+    if (gates->active && gates->playing >> lk_actor() & 1 && actor->place == PLACE_AWAY) {
+        actor->place = PLACE_STOPPED;
+        note(gates);
+        decide(gates);
+    }
+    pthread_mutex_unlock(&gates->mutex);
+}
+
+/* It may go into the guest again, and is on its way if it was in a step, or has a state to load. */
+void gates_runs(lk_gates *gates, const lk_vcpu *vcpu, int loads)
+{
+    pthread_mutex_lock(&gates->mutex);
+    actor_at *actor = &gates->actors[ACTOR_VCPU0 + vcpu->index];
+    if (actor->place == PLACE_STOPPED || (loads && gates->active))
+        actor->place = PLACE_AWAY;
     pthread_mutex_unlock(&gates->mutex);
 }
 
@@ -505,8 +544,7 @@ int lk_schedule_next(lk_gates *gates, int timeout_ms)
     actor_at *me = &gates->actors[ACTOR_OWNER];
     me->place = PLACE_IDLE;
     if (gates->active) {
-        if (gates->decisions)
-            gates->record[gates->decisions - 1].did = gates->did;
+        note(gates);
         decide(gates);
     }
     unsigned seen = gates->decisions;

@@ -44,12 +44,18 @@ static void fetch(lk_vcpu *vcpu)
 }
 
 /* One sleep of a thread that is asked to stay out; whoever waits for that is told first. The mutex is held. */
+static int now_stopped(lk_vcpu_sync *sync)
+{
+    if (sync->stopped)
+        return 0;
+    sync->stopped = 1;
+    pthread_cond_broadcast(&sync->changed);
+    return 1;
+}
+
 static void sleep_stopped(lk_vcpu_sync *sync)
 {
-    if (!sync->stopped) {
-        sync->stopped = 1;
-        pthread_cond_broadcast(&sync->changed);
-    }
+    now_stopped(sync);
     pthread_cond_wait(&sync->changed, &sync->mutex);
 }
 
@@ -59,8 +65,8 @@ static uint32_t park(lk_vcpu *vcpu)
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
     vcpu_step_done(vcpu);
-    vcpu_tell_parked(vcpu);
     sync->resting = 1;
+    vcpu_tell_parked(vcpu);
     for (;;) {
         if (sync->asked == ASK_STOP)
             sleep_stopped(sync);
@@ -99,7 +105,10 @@ static int stay_out(lk_vcpu *vcpu)
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
     while (sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead) && !loads_first(sync))
-        sleep_stopped(sync);
+        if (now_stopped(sync))
+            vcpu_tell_stopped(vcpu); /* which looks away for a moment */
+        else
+            sleep_stopped(sync);
     int go_on = sync->asked != ASK_QUIT;
     sync->stopped = !go_on;
     vcpu_keep_out_or_let_in(vcpu);

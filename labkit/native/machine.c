@@ -79,7 +79,7 @@ int lk_memory_clear(lk_machine *machine)
 void lk_lock_take(lk_machine *machine)
 {
     if (__builtin_expect(load_relaxed(&machine->guarded), 0))
-        gates_want(machine->gates, &machine->lock->held);
+        gates_want(machine->gates, &machine->lock->held, 0);
     pthread_mutex_lock(&machine->lock->mutex);
     machine->lock->holder = pthread_self();
     store_relaxed(&machine->lock->actor, lk_actor());

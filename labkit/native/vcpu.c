@@ -73,6 +73,8 @@ static void wake(lk_vcpu *vcpu)
 void lk_vcpu_ask(lk_vcpu *vcpu, int what)
 {
     lk_vcpu_sync *sync = vcpu->sync;
+    if (what == ASK_RUN && load_relaxed(&vcpu->machine->guarded))
+        gates_runs(vcpu->machine->gates, vcpu, load_acquire(&sync->load_count) != 0);
     pthread_mutex_lock(&sync->mutex);
     int is_so = what == ASK_SETTLE && sync->asked == what && sync->stopped && !sync->load_count;
     if (is_so) { /* nobody is to be woken for it */
@@ -115,6 +117,8 @@ void lk_vcpu_load(lk_vcpu *vcpu, const lk_load *loads, unsigned count)
 
 int lk_vcpu_wait_stopped(lk_vcpu *vcpu, int timeout_ms)
 {
+    if (load_relaxed(&vcpu->machine->guarded) && load_acquire(&vcpu->sync->busy) && !load_acquire(&vcpu->sync->stopped))
+        gates_want(vcpu->machine->gates, &vcpu->sync->stopped, 1);
     pthread_mutex_lock(&vcpu->sync->mutex);
     int stopped = wait_for(vcpu->sync, &vcpu->sync->stopped, timeout_ms);
     pthread_mutex_unlock(&vcpu->sync->mutex);
@@ -191,6 +195,21 @@ void vcpu_tell_parked(lk_vcpu *vcpu)
     pthread_mutex_unlock(&sync->mutex);
     gates_parked(vcpu->machine->gates, vcpu);
     pthread_mutex_lock(&sync->mutex);
+}
+
+void vcpu_tell_stopped(lk_vcpu *vcpu)
+{
+    lk_vcpu_sync *sync = vcpu->sync;
+    if (!load_relaxed(&vcpu->machine->guarded))
+        return;
+    pthread_mutex_unlock(&sync->mutex);
+    gates_stopped(vcpu->machine->gates);
+    pthread_mutex_lock(&sync->mutex);
+}
+
+int vcpu_may_run(lk_vcpu *vcpu)
+{
+    return load_acquire(&vcpu->sync->asked) == ASK_RUN;
 }
 
 /* What the guest finds there: the step that was posted; CMD_NONE while the thread is wanted elsewhere, or the step would

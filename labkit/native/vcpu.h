@@ -31,6 +31,7 @@ struct lk_vcpu_sync {
 lk_vcpu *vcpu_new(lk_machine *machine, int index, const lk_vcpu_ops *ops); /* asked to stop */
 void vcpu_keep_out_or_let_in(lk_vcpu *vcpu);
 void vcpu_step_done(lk_vcpu *vcpu);
+void vcpu_tell_stopped(lk_vcpu *vcpu); /* likewise */
 void vcpu_tell_parked(lk_vcpu *vcpu); /* lets go of the mutex for a moment */
 uint32_t vcpu_take_step(lk_vcpu *vcpu);
 int vcpu_served_port(lk_vcpu *vcpu, lk_exit *left);

@@ -3,14 +3,30 @@
  *
  * Lock order: the big lock, then the worker's. It works on a copy of the device whose `front` is the one the guest sees;
  * a queue's ring and indices are copied when it takes the queue, and the indices go back when it gives it. */
+#include "gates.h"
 #include "loop.h"
 #include "queue.h"
 
 struct lk_worker {
     lk_device *front, *copy;
     pthread_mutex_t lock; /* held while a queue runs */
+    int held;
     lk_loop *loop;
 };
+
+static void lock(lk_worker *worker)
+{
+    if (__builtin_expect(load_relaxed(&worker->front->machine->guarded), 0))
+        gates_want(worker->front->machine->gates, &worker->held, 0);
+    pthread_mutex_lock(&worker->lock);
+    store_relaxed(&worker->held, 1);
+}
+
+static void unlock(lk_worker *worker)
+{
+    store_relaxed(&worker->held, 0);
+    pthread_mutex_unlock(&worker->lock);
+}
 
 lk_worker *lk_worker_new(lk_device *device, const char *name)
 {
@@ -61,10 +77,10 @@ static void kicked(void *who, unsigned queue)
     lk_worker *worker = who;
     if (!lk_notifier_take(worker->front, queue, RUN_BACKEND))
         return;
-    pthread_mutex_lock(&worker->lock);
+    lock(worker);
     lk_lock_release(worker->front->machine);
     lk_queue_run(worker->copy, queue, RUN_BACKEND);
-    pthread_mutex_unlock(&worker->lock);
+    unlock(worker);
     lk_lock_take(worker->front->machine);
     deliver(worker, queue);
 }
@@ -100,7 +116,7 @@ void lk_worker_give(lk_worker *worker, unsigned queue)
         return;
     loop_forget(worker->loop, vq->notifier_fd);
     store_relaxed(&worker->copy->stopping, 1);
-    pthread_mutex_lock(&worker->lock);
+    lock(worker);
     store_relaxed(&worker->copy->stopping, 0);
     vq->last_avail = mine->last_avail;
     vq->used_idx = mine->used_idx;
@@ -109,7 +125,7 @@ void lk_worker_give(lk_worker *worker, unsigned queue)
     vq->decided = mine->decided;
     vq->decided_at = mine->decided_at;
     worker->front->broken |= worker->copy->broken;
-    pthread_mutex_unlock(&worker->lock);
+    unlock(worker);
     deliver(worker, vq->index);
     vq->lent = 0;
     lk_feed_emit(worker->front->machine->feed, EV_BACKEND, vq->index, 0, vq->last_avail, vq->inuse,
@@ -120,7 +136,7 @@ void lk_worker_give(lk_worker *worker, unsigned queue)
 void lk_worker_hold(lk_worker *worker)
 {
     store_relaxed(&worker->copy->stopping, 1);
-    pthread_mutex_lock(&worker->lock);
+    lock(worker);
     store_relaxed(&worker->copy->stopping, 0);
 }
 
@@ -128,7 +144,7 @@ void lk_worker_hold(lk_worker *worker)
 void lk_worker_go_on(lk_worker *worker)
 {
     worker->copy->blk = worker->front->blk;
-    pthread_mutex_unlock(&worker->lock);
+    unlock(worker);
 }
 
 /* Was a run of this queue cut short? */

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from labkit.abi import Status
 from labkit.native import lib
-from labkit.trace.events import Kind, Owner, State
+from labkit.trace.events import Kind, Run, State
 
 if TYPE_CHECKING:
     from labkit.board import Board
@@ -96,16 +96,21 @@ def _no_registration_is_left(seen: Seen) -> str:
 
 
 def _rest_is_rest(seen: Seen) -> str:
-    """No run of a queue after its device was reset or its machine stopped, until it starts anew."""
-    stopped = ""
+    """No run of a queue after its device was reset or its machine stopped, until it starts anew.
+
+    But for that of the stop itself, which drains (R5).
+    """
+    stopped, drains = "", False
     for record in seen.records:
-        if record[2] == Kind.RUNSTATE:
+        if record[2] == Kind.QUEUE_NOTIFY:
+            drains = record[5] == Run.DRAIN
+        elif record[2] == Kind.RUNSTATE:
             stopped = "" if record[6] == State.RUNNING else "the machine was stopped"
         elif record[2] == Kind.STATUS:
             stopped = (
                 "" if record[6] & Status.DRIVER_OK else stopped or ("the device was reset" if not record[6] else "")
             )
-        elif record[2] == Kind.REQUEST and stopped:
+        elif record[2] == Kind.REQUEST and stopped and not drains:
             return f"queue {record[4]}: a request was served after {stopped}"
     return ""
 

@@ -131,7 +131,13 @@ class Player:
 
     def _rewind(self) -> None:
         """The moment of the snapshot; what a start of the notifiers has signalled is served before anybody goes."""
-        take_up(self._board, self._snapshot)
+        board = self._board
+        board.proxy.faults.clear()
+        if board.proxy.backend.wants:
+            board.take_back()
+        take_up(board, self._snapshot)
+        board.proxy.notifiers.errors.clear()
+        self.scenario.begin(board)
         self._give_programs(of=0)
         self._schedule(Choice(), main_steps=0)
         if (outcome := lib.lk_schedule_outcome(self._gates)) != lib.SCHEDULE_DONE:

@@ -26,7 +26,8 @@ class Here:
         self._first = Player(scenario, mutations, cpu)
         self.cpu = self._first.vm.cpu
         self.most = machines or MACHINES[self.cpu]
-        self._made, self._free = [self._first], SimpleQueue[Player]()
+        self._made = [self._first]
+        self._free: SimpleQueue[Player] = SimpleQueue()
         self._free.put(self._first)
         self._make = lambda: Player(scenario, mutations, cpu)
         self._threads = ThreadPoolExecutor(self.most, "labkit-races")

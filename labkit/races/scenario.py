@@ -54,7 +54,7 @@ class Act(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenario:
-    """`boot` and `prepare` make the machine; `guest` and `main` are the steps of vcpu0 (or more) and the main thread."""
+    """`boot` and `prepare` make the machine once, `begin` is done before each schedule; `guest` and `main` are the steps of vcpu0 (or more) and the main thread."""
 
     name: str
     story: str
@@ -65,6 +65,7 @@ class Scenario:
     device: str = "blk"
     boot: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Machine], object] = lambda vm: None
+    begin: Callable[[Board], object] = lambda board: None  # what no snapshot holds: faults, a backend that has queues
     backend: bool = False  # does a backend take part?
     points: frozenset[Kind] = POINTS
     limit: int = LIMIT

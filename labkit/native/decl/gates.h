@@ -5,8 +5,9 @@
 /* where an actor stands */
 #define PLACE_AWAY 0 /* it runs, or is no part of the game */
 #define PLACE_GATE 1 /* behind an event it has emitted */
-#define PLACE_LOCK 2 /* before a lock that it wants */
+#define PLACE_LOCK 2 /* before a lock that it wants, or until a vCPU has stopped */
 #define PLACE_IDLE 3 /* nothing to do, until there is */
+#define PLACE_STOPPED 4 /* a vCPU out of the guest in the middle of a step, for the machine is stopped */
 
 /* who decides when a schedule has no more to say */
 #define POLICY_STAY 0   /* whoever went last, as long as it can; then the lowest number */
