@@ -1,5 +1,8 @@
 """labkit: boot tiny KVM guests from a notebook, and see who handles each virtqueue kick."""
 
+from importlib import import_module
+from types import ModuleType
+
 from labkit import rules
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
 from labkit.installation import VERSION
@@ -29,3 +32,10 @@ __all__ = [
     "rules",
 ]
 __version__ = VERSION
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`labkit.races` and `labkit.museum`: imported when they are asked for, which `import labkit` need not wait for."""
+    if name in ("museum", "races"):
+        return import_module(f"labkit.{name}")
+    raise AttributeError(f"module 'labkit' has no attribute {name!r}")

@@ -86,7 +86,7 @@ class DirtyPages:
         self._check(lib.lk_dirty_put_back(native, _indices(wanted), len(wanted), source))
 
     def put(self, pages: Iterable[int], contents: bytes | memoryview) -> None:
-        """The same from what `copy` gave, perhaps elsewhere. UsageError: the two do not fit, or a page is outside RAM."""
+        """The same from what `copy` gave, perhaps elsewhere. UsageError: they do not fit, or a page is outside RAM."""
         wanted, source = _pages(pages), ffi.from_buffer(contents)
         if len(source) != len(wanted) * PAGE_BYTES:
             raise UsageError(f"{len(source)} bytes for {len(wanted)} pages")

@@ -129,7 +129,7 @@ LEAVES = frozenset(
 )
 PARTS = LEAVES | {
     *("native", "memory", "trace", "trace.feed", "trace.gates", "cpu", "pc", "pc.firmware", "virtio", "virtio.looks"),
-    *("dirty", "loader", "owner", "runstate", "threads"),
+    *("dirty", "holds", "loader", "owner", "runstate", "threads"),
 }
 WHOLE = PARTS | {"answers", "recorder", "board", "guest", "terminal", "machine"}
 
@@ -150,9 +150,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "memory": LEAVES | {"native"},
     "threads": frozenset({"native"}),
     "owner": LEAVES | {"native", "threads"},
-    "trace.gates": LEAVES | {"native"},
+    "trace.gates": LEAVES,
     "trace": LEAVES,  # and so it works where there is no C core
     "trace.feed": LEAVES | {"native"},
+    "holds": LEAVES | {"native", "trace.gates"},
     "runstate": LEAVES | {"trace.feed"},
     "rules": LEAVES | {"virtio"},  # the tables, for people
     "cpu": LEAVES | {"memory", "native"},
@@ -171,7 +172,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "saving": PARTS | {"board", "snapshot", "dirty"},
     "snapshot": LEAVES,  # a value: the machine fills it and takes it up again
     "migration": PARTS | {"board", "snapshot", "saving"},
-    "races": WHOLE | {"snapshot", "migration"},
+    "races": WHOLE | {"snapshot", "saving", "migration"},
     "museum": WHOLE | {"snapshot", "migration", "races"},
     "widgets": frozenset({"trace.events"}),
     "": WHOLE | {"rules", "recording", "snapshot", "migration", "races", "museum"},
@@ -182,7 +183,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
-    "machine": frozenset({"saving", "widgets"}),
+    "machine": frozenset({"saving", "museum", "widgets"}),
+    "races": frozenset({"museum"}),  # a specimen's scenario by its name
     "": frozenset({"widgets", "course"}),
 }
 

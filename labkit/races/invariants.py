@@ -1,4 +1,4 @@
-"""What must hold, in whatever order the actors go? Each invariant says in a sentence what its breach means for the guest.
+"""What must hold, in whatever order the actors go? Each invariant says in a sentence what its breach means.
 
 They look at what one schedule has left behind, and at its events; they know nothing of rules or mutations.
 """

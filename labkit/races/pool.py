@@ -29,7 +29,7 @@ class Here:
         self._made = [self._first]
         self._free: SimpleQueue[Player] = SimpleQueue()
         self._free.put(self._first)
-        self._make = lambda: Player(scenario, mutations, cpu)
+        self._about = (scenario, mutations, cpu)
         self._threads = ThreadPoolExecutor(self.most, "labkit-races")
 
     def submit(self, branch: Branch) -> Future[Run]:
@@ -46,7 +46,7 @@ class Here:
     def _take(self) -> Player:
         """One that is free, or one more: there are as many as threads."""
         if self._free.empty() and len(self._made) < self.most:
-            player = self._make()
+            player = Player(*self._about)
             self._made.append(player)
             return player
         return self._free.get()

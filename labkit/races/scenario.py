@@ -54,7 +54,10 @@ class Act(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenario:
-    """`boot` and `prepare` make the machine once, `begin` is done before each schedule; `guest` and `main` are the steps of vcpu0 (or more) and the main thread."""
+    """`boot` and `prepare` make the machine once, `begin` is done before each schedule.
+
+    `guest` and `main` are the steps of vcpu0 (others: `others`) and of the main thread.
+    """
 
     name: str
     story: str
@@ -64,8 +67,8 @@ class Scenario:
     others: Mapping[int, tuple[Step, ...]] = field(default_factory=dict)  # steps of vcpu1 ...
     device: str = "blk"
     boot: Mapping[str, Any] = field(default_factory=dict)
-    prepare: Callable[[Machine], object] = lambda vm: None
-    begin: Callable[[Board], object] = lambda board: None  # what no snapshot holds: faults, a backend that has queues
+    prepare: Callable[[Machine], object] = lambda _vm: None
+    begin: Callable[[Board], object] = lambda _board: None  # what no snapshot holds: faults, a backend
     backend: bool = False  # does a backend take part?
     points: frozenset[Kind] = POINTS
     limit: int = LIMIT

@@ -1,8 +1,8 @@
 """How are all orders tried, each once? A tree of decisions, branch by branch, with sleep sets; or a walk by chance.
 
-A schedule is played from the start each time: its prefix is forced, the rest goes as it likes to, and where others could
-have gone it leaves branches. A sleep set (Godefroid) says who need not be tried first at a node, for that order was tried
-and nobody since has touched what he touches; a branch all of whose actors sleep is not played.
+A schedule is played from the start each time: its prefix is forced, the rest goes as it likes to, and where others
+could have gone it leaves branches. A sleep set (Godefroid) says who need not be tried first at a node: that order was
+tried, and nobody since has touched what he touches. A branch all of whose actors sleep is not played.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Feed:
         return records[first:]
 
     def records_between(self, since: int, upto: int) -> list[Record]:
-        """Those after position `since` and not after `upto`, of actors that stand still; what was overwritten is left out."""
+        """Those after position `since` and not after `upto`, while all stand still; what was overwritten is missing."""
         return [record for record in _unpacked(self._batches(since)[0]) if since < record[0] <= upto]
 
     def _batches(self, since: int) -> tuple[list[tuple[Any, int]], int]:
