@@ -67,10 +67,18 @@ int lk_queue_look(lk_device *device, unsigned queue)
     return why_not(device, queue) ? 0 : look(device, &device->vq[queue]);
 }
 
+/* Does the kick go to the owner of the notifier, and not to the device? */
+static int is_the_owners(const lk_device *device, const lk_vq *vq)
+{
+    return vq->notifier_fd >= 0 && (device->forwards_traps || vq->lent) && !(device->mutations & MUTATE_TRAP_BYPASSES);
+}
+
 /* The owner of the notifier gets the kick, whoever that is. */
 static int forward(lk_device *device, lk_vq *vq, uint32_t value, unsigned width)
 {
     const uint64_t one = 1;
+    if (device->mutations & MUTATE_TRAP_DROPS && vq->lent)
+        return TRAP_FORWARDED;
     lk_feed_emit(device->machine->feed, EV_FORWARD, vq->index, value, width, (uint64_t)vq->notifier_fd, 0, 0);
     if (write(vq->notifier_fd, &one, sizeof one) == sizeof one)
         vq->forwarded_due++;
@@ -93,7 +101,7 @@ int lk_queue_trap_locked(lk_device *device, uint32_t value, unsigned width, uint
     notify_event(device, vq, RUN_TRAP);
     if (device->starts_on_kick)
         return TRAP_STARTS;
-    if (vq->notifier_fd >= 0 && (device->forwards_traps || vq->lent))
+    if (is_the_owners(device, vq))
         return forward(device, vq, value, width);
     return look(device, vq);
 }

@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class Mutation(NamedTuple):
-    """`rules` changes the table; `engine` and `notifier` are mixed into HostNotifiers and HostNotifier, and come first.
-
-    `core`: MUTATE_* bits, for what the C core does.
+    """`rules` changes the table; `engine`, `notifier` and `worker` are mixed into HostNotifiers, HostNotifier and Worker,
+    and come first. `core`: MUTATE_* bits, for what the C core does.
     """
 
     name: str
     rules: Callable[[Revision], Revision] | None = None
     engine: type | None = None
     notifier: type | None = None
+    worker: type | None = None
     core: int = 0
 
 

@@ -95,7 +95,8 @@ class Proxy(PciFunction, ProxyLook):
             mutations=mutations,
         )
         self.host_features = int(model.host_features()) | self.notifiers.rules.offers
-        self.backend = Worker(native, self.notifiers, f"{name}-backend")
+        worker = mutated(Worker, [one.worker for one in mutations])
+        self.backend = worker(native, self.notifiers, f"{name}-backend")
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
         self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))

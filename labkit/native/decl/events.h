@@ -171,3 +171,4 @@
 #define MUTATE_SIGNED_INDEX 1      /* 17: the index of a kick is compared as a signed number */
 #define MUTATE_TRAP_BYPASSES 2     /* 8: a trapped kick runs the device although another owns the queue */
 #define MUTATE_NO_GENERATION 4     /* 22: a handler in flight runs although it was detached */
+#define MUTATE_TRAP_DROPS 16       /* 7: a trapped kick of a queue that a backend has is thrown away */
