@@ -5,13 +5,13 @@ They look at what one schedule has left behind, and at its events; they know not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from errno import errorcode
 from typing import TYPE_CHECKING, NamedTuple
 
 from labkit.abi import Status
 from labkit.native import lib
-from labkit.trace.events import Kind, Run, State
+from labkit.trace.events import FaultCall, Kind, Run, State
 
 if TYPE_CHECKING:
     from labkit.board import Board
@@ -20,12 +20,11 @@ FORWARDS = 1 << 15  # of the way round, an index goes forward
 
 
 class Seen(NamedTuple):
-    """What a schedule leaves to look at: the machine, its events as numbers, how it ended, fds open before and now."""
+    """What a schedule leaves to look at: the machine, its events as numbers, how it ended."""
 
     board: Board
     records: Sequence[tuple[int, ...]]  # seq, time_ns, kind, actor, queue, a, b, c, d, e
     outcome: int
-    fds: tuple[int, int]
 
 
 Check = Callable[[Seen], str]
@@ -90,7 +89,7 @@ def _no_registration_is_left(seen: Seen) -> str:
         if record[8] == 0:
             here = here | {place} if record[2] == Kind.ASSIGN else here - {place}
     for queue in seen.board.proxy.queues:
-        if queue.notifier.fd is None and any(place[0] == queue.index for place in here):
+        if queue.notifier.owner == "none" and any(place[0] == queue.index for place in here):
             return f"queue {queue.index}: KVM still signals an eventfd that nobody has"
     return ""
 
@@ -116,8 +115,28 @@ def _rest_is_rest(seen: Seen) -> str:
 
 
 def _fds_at_baseline(seen: Seen) -> str:
-    before, now = seen.fds
-    return f"{now - before:+d} fds" if before != now else ""
+    """Eventfds only, told by the events: the process has fds of other machines, too."""
+    left: set[int] = set()
+    for record in _of(seen, Kind.ASSIGN, Kind.CLOSE_FD):
+        if record[2] == Kind.CLOSE_FD:
+            left.discard(record[5])
+        elif record[8] == 0:
+            left.add(record[7])
+    left -= {queue.notifier.fd for queue in seen.board.proxy.queues if queue.notifier.owner != "none"}
+    return f"open, and nobody's: {', '.join(f'fd {fd}' for fd in sorted(left))}" if left else ""
+
+
+def _no_call_is_refused(seen: Seen) -> str:
+    """But for those that were made to fail."""
+    planned: set[int] = set()  # actors whose next call fails
+    for record in _of(seen, Kind.ASSIGN, Kind.DEASSIGN, Kind.FAULT):
+        if record[2] == Kind.FAULT:
+            planned |= {record[3]} if record[5] != FaultCall.EVENTFD else set()
+        elif record[8] and record[3] not in planned:
+            return f"queue {record[4]}: {Kind(record[2]).name.lower()} of fd {record[7]}: {errorcode[record[8]]}"
+        else:
+            planned.discard(record[3])
+    return ""
 
 
 def _no_deadlock(seen: Seen) -> str:
@@ -128,11 +147,6 @@ def _ends(seen: Seen) -> str:
     if seen.outcome == lib.SCHEDULE_LIMIT:
         return "they go on for ever"
     return "an actor came to no gate any more" if seen.outcome == lib.SCHEDULE_STUCK else ""
-
-
-def open_fds() -> int:
-    """Of this process."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 EVERY_KICK_IS_SERVED = Invariant(
@@ -153,6 +167,9 @@ REST_IS_REST = Invariant(
     "rest-is-rest", "Memory that the driver has back, or that is being saved, is written all the same.", _rest_is_rest
 )
 FDS_AT_BASELINE = Invariant("fds-at-baseline", "Each start costs an fd, until there are none.", _fds_at_baseline)
+NO_CALL_IS_REFUSED = Invariant(
+    "no-call-is-refused", "A program that trusts in the call ends there, and the guest with it.", _no_call_is_refused
+)
 NO_DEADLOCK = Invariant("no-deadlock", "The machine stands still, and so does whoever asks it something.", _no_deadlock)
 ENDS = Invariant("ends", "A thread burns a CPU with nothing to do.", _ends)
 ALWAYS = (NO_DEADLOCK, ENDS, USED_WITHIN_AVAIL)  # in every scenario

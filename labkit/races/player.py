@@ -12,7 +12,7 @@ from labkit.board import Board
 from labkit.errors import HostError, UsageError
 from labkit.machine import Machine, boot
 from labkit.native import ffi, lib
-from labkit.races.invariants import ALWAYS, Seen, open_fds
+from labkit.races.invariants import ALWAYS, Seen
 from labkit.races.scenario import Scenario
 from labkit.saving import take_up
 from labkit.trace.events import Actor
@@ -127,7 +127,6 @@ class Player:
         actors |= sum(1 << Actor.VCPU0 + index for index in self._programs)
         lib.lk_gates_play(self._gates, actors, sum(1 << kind for kind in self.scenario.points))
         self._rewind()
-        self._fds = open_fds()
 
     def _rewind(self) -> None:
         """The moment of the snapshot; what a start of the notifiers has signalled is served before anybody goes."""
@@ -152,7 +151,7 @@ class Player:
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
         decisions = self._taken()
         last = board.feed.position()
-        seen = Seen(board, board.feed.records_between(first, last), outcome, (self._fds, 0))
+        seen = Seen(board, board.feed.records_between(first, last), outcome)
         return Run(outcome, decisions, self._judge(seen), first, last)
 
     def _schedule(self, choice: Choice, main_steps: int) -> None:

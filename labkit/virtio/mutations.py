@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 
 class Mutation(NamedTuple):
-    """`rules` changes the table; `engine`, `notifier` and `worker` are mixed into HostNotifiers, HostNotifier and Worker,
-    and come first. `core`: MUTATE_* bits, for what the C core does.
+    """`rules` changes the table; `engine`, `notifier` and `worker` are mixed into HostNotifiers, HostNotifier and
+    Worker, and come first. `core`: MUTATE_* bits, for what the C core does.
     """
 
     name: str
