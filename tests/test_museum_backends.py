@@ -1,10 +1,11 @@
-"""Do the specimens around backends and hand-over break what they say, in the order they say? And does it hold without?"""
+"""Do the specimens around backends and hand-over break what they say, in the order that they name?"""
 
 import pytest
 
 from labkit import museum, races
 
-HERE = ("two-consumers", "drain-before-base", "trap-bypasses-owner")
+NUMBERS = (2, 3, 6, 7, 8, 9, 10, 33)
+HERE = [specimen for specimen in museum.names() if museum.find(specimen).number in NUMBERS]
 
 
 def forced(name: str) -> str:
