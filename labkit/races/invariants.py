@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from errno import errorcode
 from typing import TYPE_CHECKING, NamedTuple
 
-from labkit.abi import Status
+from labkit.abi import NUMBERS, Feature, Status
 from labkit.native import lib
 from labkit.trace.events import FaultCall, Kind, Run, State
 
 if TYPE_CHECKING:
     from labkit.board import Board
 
+USED_NO_NOTIFY = NUMBERS["USED_NO_NOTIFY"]  # in used.flags
 FORWARDS = 1 << 15  # of the way round, an index goes forward
 
 
@@ -55,6 +56,17 @@ def _served(seen: Seen) -> str:
 
 def _of_queue(seen: Seen, queue: int, *kinds: Kind) -> list[tuple[int, ...]]:
     return [record for record in _of(seen, *kinds) if record[4] == queue]
+
+
+def _kicks_are_wanted(seen: Seen) -> str:
+    """Without EVENT_IDX, where it is used.flags that says so."""
+    device = seen.board.proxy.device
+    if device.guest_features & Feature.EVENT_IDX:
+        return ""
+    for queue in seen.board.proxy.queues:
+        if queue.used_idx is not None and seen.board.memory.u16(device.vq[queue.index].used) & USED_NO_NOTIFY:
+            return f"queue {queue.index}: used.flags asks for no kicks, and nobody is at work"
+    return ""
 
 
 def _used_within_avail(seen: Seen) -> str:
@@ -154,6 +166,9 @@ EVERY_KICK_IS_SERVED = Invariant(
 )
 ONE_CONSUMER = Invariant(
     "one-consumer", "A request is done twice: the second time into a buffer that is the driver's again.", _once
+)
+KICKS_ARE_WANTED = Invariant(
+    "kicks-are-wanted", "The driver does not kick for its next request, and waits for it for ever.", _kicks_are_wanted
 )
 USED_WITHIN_AVAIL = Invariant(
     "used-within-avail",
