@@ -15,6 +15,7 @@ def forced(name: str) -> str:
 
 
 @pytest.mark.guest
+@pytest.mark.usefixtures("leaves_nothing")
 @pytest.mark.parametrize("name", HERE)
 def test_the_forced_order_breaks_the_invariant(name: str, cpu: str) -> None:
     """With the mutation the named invariant breaks, on the first try."""
@@ -23,6 +24,7 @@ def test_the_forced_order_breaks_the_invariant(name: str, cpu: str) -> None:
 
 
 @pytest.mark.guest
+@pytest.mark.usefixtures("leaves_nothing")
 @pytest.mark.parametrize("name", HERE)
 def test_the_same_order_holds_without_the_mutation(name: str, cpu: str) -> None:
     """Every invariant of the scenario holds in that order."""
