@@ -347,8 +347,7 @@ void gates_parked(lk_gates *gates, lk_vcpu *vcpu)
     unsigned me = lk_actor();
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = &gates->actors[me];
-    if (gates->active && gates->playing >> me & 1 && actor->place == PLACE_AWAY &&
-        !lk_step_busy(vcpu)) {
+    if (gates->active && gates->playing >> me & 1 && actor->place == PLACE_AWAY && !lk_step_busy(vcpu)) {
         actor->place = PLACE_IDLE;
         note(gates);
         decide(gates);
@@ -356,12 +355,13 @@ void gates_parked(lk_gates *gates, lk_vcpu *vcpu)
     pthread_mutex_unlock(&gates->mutex);
 }
 
-/* It is out of the guest in the middle of a step, and somebody else must let it in again. */
-void gates_stopped(lk_gates *gates)
+/* It is out of the guest in the middle of a step, and somebody else must let it in again: unless that was done before it
+ * came to say so. */
+void gates_stopped(lk_gates *gates, lk_vcpu *vcpu)
 {
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = &gates->actors[lk_actor()];
-    if (gates->active && gates->playing >> lk_actor() & 1 && actor->place == PLACE_AWAY) {
+    if (gates->active && gates->playing >> lk_actor() & 1 && actor->place == PLACE_AWAY && !vcpu_may_run(vcpu)) {
         actor->place = PLACE_STOPPED;
         note(gates);
         decide(gates);
@@ -491,7 +491,8 @@ void lk_gates_stop_playing(lk_gates *gates)
 }
 
 /* What a vCPU is to do in the schedules to come: `commands`, each with MB_SLOTS arguments. They stay valid. */
-void lk_schedule_vcpu(lk_gates *gates, lk_vcpu *vcpu, const uint32_t *commands, const uint64_t *arguments, unsigned count)
+void lk_schedule_vcpu(lk_gates *gates, lk_vcpu *vcpu, const uint32_t *commands, const uint64_t *arguments,
+                      unsigned count)
 {
     actor_at *actor = &gates->actors[ACTOR_VCPU0 + vcpu->index];
     pthread_mutex_lock(&gates->mutex);

@@ -70,11 +70,17 @@ static void wake(lk_vcpu *vcpu)
     vcpu->ops->fetch(vcpu);
 }
 
+static void tell_runs(lk_vcpu *vcpu, int loads)
+{
+    if (load_relaxed(&vcpu->machine->guarded))
+        gates_runs(vcpu->machine->gates, vcpu, loads);
+}
+
 void lk_vcpu_ask(lk_vcpu *vcpu, int what)
 {
     lk_vcpu_sync *sync = vcpu->sync;
-    if (what == ASK_RUN && load_relaxed(&vcpu->machine->guarded))
-        gates_runs(vcpu->machine->gates, vcpu, load_acquire(&sync->load_count) != 0);
+    if (what == ASK_RUN)
+        tell_runs(vcpu, load_acquire(&sync->load_count) != 0);
     pthread_mutex_lock(&sync->mutex);
     int is_so = what == ASK_SETTLE && sync->asked == what && sync->stopped && !sync->load_count;
     if (is_so) { /* nobody is to be woken for it */
@@ -89,6 +95,8 @@ void lk_vcpu_ask(lk_vcpu *vcpu, int what)
     if (!asleep)
         wake(vcpu);
     pthread_mutex_unlock(&sync->mutex);
+    if (what == ASK_RUN)
+        tell_runs(vcpu, 0); /* it may have said in between that it is stopped */
 }
 
 /* The guest is gone: the vCPU is not entered again before lk_vcpu_load, and nobody waits for its step. */
@@ -203,7 +211,7 @@ void vcpu_tell_stopped(lk_vcpu *vcpu)
     if (!load_relaxed(&vcpu->machine->guarded))
         return;
     pthread_mutex_unlock(&sync->mutex);
-    gates_stopped(vcpu->machine->gates);
+    gates_stopped(vcpu->machine->gates, vcpu);
     pthread_mutex_lock(&sync->mutex);
 }
 
