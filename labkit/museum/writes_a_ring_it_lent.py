@@ -62,8 +62,8 @@ SPECIMEN = Specimen(
     number=33,
     name="writes-a-ring-it-lent",
     happened=(
-        "A kick was pending when vhost took the queue, and QEMU's own handler for it wrote used.flags of a ring that was "
-        "vhost's by then. What it leaves there holds until vhost serves the queue again: no kicks, please. Here the "
+        "A kick was pending when vhost took the queue, and QEMU's own handler for it wrote used.flags of a ring that "
+        "was vhost's by then. What stands there holds until vhost serves the queue again: no kicks, please. Here the "
         "handler's run is put off until the big lock is free."
     ),
     where="QEMU",
