@@ -1,5 +1,7 @@
 """Do the specimens around backends and hand-over break what they say, in the order that they name?"""
 
+import pickle
+
 import pytest
 
 from labkit import museum, races
@@ -52,3 +54,12 @@ def test_the_same_moment_goes_the_same_way_each_time(mutations: tuple[str, ...],
         (runs[0].actors, runs[0].outcome, runs[0].broken)
     }
     assert bool(runs[0].broken) == bool(mutations)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_specimens_scenario_goes_to_other_processes(name: str) -> None:
+    """It is pickled as a whole, with what its main thread does, and is the same scenario there."""
+    scenario = museum.find(name).scenario
+    there = pickle.loads(pickle.dumps(scenario))  # noqa: S301 - our own
+    assert there == scenario
+    assert there.fingerprint == scenario.fingerprint
