@@ -60,6 +60,6 @@ def test_the_same_moment_goes_the_same_way_each_time(mutations: tuple[str, ...],
 def test_a_specimens_scenario_goes_to_other_processes(name: str) -> None:
     """It is pickled as a whole, with what its main thread does, and is the same scenario there."""
     scenario = museum.find(name).scenario
-    there = pickle.loads(pickle.dumps(scenario))  # noqa: S301 - our own
+    there = pickle.loads(pickle.dumps(scenario))
     assert there == scenario
     assert there.fingerprint == scenario.fingerprint
