@@ -37,16 +37,15 @@ class RunsWhenItIsLent(MixedIntoWorker):
     def take(self, queues: Sequence[int] | None) -> None:
         """And then what was put off."""
         super().take(queues)
-        machine = self._device.machine
-        lib.lk_lock_release(machine)
-        lib.lk_lock_take(machine)
-        for queue in self.has:
-            notifier = cast("PutsOff", self._notifiers.each[queue])
-            if notifier.put_off:
-                self._run_what_was_put_off(queue)
-                notifier.put_off = False
+        late = [notifier for notifier in self._notifiers.each.values() if cast("PutsOff", notifier).put_off]
+        if late:
+            lib.lk_lock_release(self._device.machine)
+            lib.lk_lock_take(self._device.machine)
+        for notifier in late:
+            cast("PutsOff", notifier).put_off = False
+            self._run_late(notifier.queue)
 
-    def _run_what_was_put_off(self, queue: int) -> None:
+    def _run_late(self, queue: int) -> None:
         vq = self._device.vq[queue]
         self._notifiers._feed.emit(Kind.QUEUE_NOTIFY, queue, Run.RESUME, vq.last_avail, vq.last_avail, vq.used_idx)
         lib.lk_memory_write(self._device.machine, vq.used, ASK_FOR_NONE, len(ASK_FOR_NONE))
