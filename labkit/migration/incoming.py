@@ -10,6 +10,7 @@ from labkit import views
 from labkit.migration.address import Address
 from labkit.migration.channel import Channel, Listener
 from labkit.migration.destination import Destination, warm_up
+from labkit.migration.expected import Expected
 from labkit.migration.hello import Here
 from labkit.migration.progress import Progress, Tell
 from labkit.threads import Thread
@@ -35,6 +36,7 @@ class Arrival(Generic[M]):
         self,
         at: Address,
         here: Here,
+        expected: Expected,
         name: str,
         hold: Callable[[Board, Irq], M],
         *,
@@ -44,6 +46,7 @@ class Arrival(Generic[M]):
     ) -> None:
         self._name, self._hold = name, hold
         self._here, self._tell, self._timeout_s = here, tell, timeout_s
+        self._expected = expected
         self._listener = Listener(at, tls=tls)
         self.address = str(self._listener.address)
         self.state = "listening"
@@ -99,7 +102,7 @@ class Arrival(Generic[M]):
                 if self._closed:
                     channel.interrupt()
                 self.state = "arriving"
-                self._destination = Destination(channel, self._here, self._name, self._told)
+                self._destination = Destination(channel, self._here, self._expected, self._name, self._told)
                 board = self._destination.take()
                 self._machine = self._hold(board, self._destination.irq)
                 self.state = "here"
