@@ -51,3 +51,12 @@ def test_r10_moves_the_notifier_on_both_sides(boot: Callable[..., Machine], list
     assert (vm.state, there.state, there.proxy.revision) == ("migrated", "running", revision)
     there.guest.read(0)  # behind the synthetic kick in the iothread
     assert there.proxy.queues[0].notifier.synthetic == 1
+
+
+def test_a_machine_without_its_device_stays(boot: Callable[..., Machine], listen: Any) -> None:
+    """The machine that is made there has its device in its slot: one that was pulled out runs on here."""
+    vm, arrival = boot("blk"), listen()
+    vm.unplug()
+    with pytest.raises(UsageError, match="unplugged"):
+        vm.migrate(arrival.address)
+    assert vm.state == "running"
