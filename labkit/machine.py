@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -372,6 +372,7 @@ def receive(
     net: str | LinkEnd | None = None,
     pcap: str | os.PathLike[str] | None = None,
     cpu: str = "auto",
+    expect: Mapping[str, Any] | None = None,
     tls: str | os.PathLike[str] | None = None,
     timeout_s: float = 10.0,
     progress: Callable[[Progress], object] | None = None,
@@ -381,7 +382,9 @@ def receive(
     address: "unix:/path", "tcp:port" on the loopback, or "tcp:host:port", beyond the loopback only with `tls`.
     disk: where the machine's disk is here; may be left out on a unix socket, where the source is this user's own.
     device: an object of the same class, if the machine's device is one of your own. net, pcap: as `boot` takes them.
-    cpu: must be what the machine ran on. tls, timeout_s, progress: as `Machine.migrate` takes them.
+    cpu: must be what the machine ran on.
+    expect: what the machine has to be, by `boot`'s names: {"revision": "today", "vcpus": 2}; another is refused.
+    tls, timeout_s, progress: as `Machine.migrate` takes them.
 
     UsageError: it does not fit here, or what came was no machine or a damaged one. HostError: the connection broke. The
     source runs on then.
@@ -393,6 +396,7 @@ def receive(
         net=net,
         pcap=pcap,
         cpu=cpu,
+        expect=expect,
         tls=tls,
         timeout_s=timeout_s,
         progress=progress,
@@ -409,6 +413,7 @@ def listen(
     net: str | LinkEnd | None = None,
     pcap: str | os.PathLike[str] | None = None,
     cpu: str = "auto",
+    expect: Mapping[str, Any] | None = None,
     tls: str | os.PathLike[str] | None = None,
     timeout_s: float = 10.0,
     progress: Callable[[Progress], object] | None = None,
@@ -420,7 +425,16 @@ def listen(
     from labkit import migration
 
     here = migration.Here(disk=disk, device=device, net=net, pcap=pcap, cpu=cpu)
-    return migration.arrive(address, here, _next_name(), Machine, tls=tls, timeout_s=timeout_s, progress=progress)
+    return migration.arrive(
+        address,
+        here,
+        _next_name(),
+        Machine,
+        expect=expect or {},
+        tls=tls,
+        timeout_s=timeout_s,
+        progress=progress,
+    )
 
 
 def _next_name() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import labkit
-from labkit import HostError, Machine, UsageError
+from labkit import HostError, Machine, UsageError, abi
 from labkit.trace.events import Gate
 from rulebook import revisions
 
@@ -51,3 +51,51 @@ def test_r10_moves_the_notifier_on_both_sides(boot: Callable[..., Machine], list
     assert (vm.state, there.state, there.proxy.revision) == ("migrated", "running", revision)
     there.guest.read(0)  # behind the synthetic kick in the iothread
     assert there.proxy.queues[0].notifier.synthetic == 1
+
+
+def test_a_machine_without_its_device_stays(boot: Callable[..., Machine], listen: Any) -> None:
+    """The machine that is made there has its device in its slot: one that was pulled out runs on here."""
+    vm, arrival = boot("blk"), listen()
+    vm.unplug()
+    with pytest.raises(UsageError, match="unplugged"):
+        vm.migrate(arrival.address)
+    assert vm.state == "running"
+
+
+@pytest.mark.parametrize(
+    ("expect", "said"),
+    [
+        ({"revision": "today", "vcpus": 2}, r"revision='today', it has revision='v6'; vcpus=2, it has vcpus=1"),
+        ({"device": "net"}, "device='net', it has device='blk'"),
+        ({"kernel": abi.GUEST_IMAGES / "storm.elf"}, "it runs the lab's own guest"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_another_machine_than_expected_stays(
+    boot: Callable[..., Machine], listen: Any, expect: dict[str, Any], said: str
+) -> None:
+    """Both sides hear of all that differs, before anything has moved."""
+    vm, arrival = boot("blk", revision="v6"), listen(expect=expect)
+    with pytest.raises(UsageError, match=said):
+        vm.migrate(arrival.address)
+    with pytest.raises(UsageError, match=said):
+        arrival.machine(WAIT_S)
+    assert (vm.state, owners(vm)) == ("running", [("none", "vmm", "DRIVER_OK", "R2")])
+
+
+def test_what_was_expected_comes(boot: Callable[..., Machine], listen: Any) -> None:
+    """Every name that can be expected, and its value here."""
+    storm = labkit.guest_image("storm")
+    kernel = {"kernel": storm, "cmdline": "requests=100000000 depth=4"}
+    options = {"revision": "merged", "vcpus": 2, "memory_mib": 17, "irq": "intx", "ioeventfd": False}
+    arrival = listen(expect=kernel | options | {"device": "blk", "writable": True})  # a RAM disk is
+    boot("blk", **kernel, **options).migrate(arrival.address)
+    assert arrival.machine(WAIT_S).state == "running"
+
+
+def test_nobody_expects_what_no_machine_has(listen: Any) -> None:
+    """A name that `boot` does not know, or a kernel that is not there, is a mistake at once."""
+    with pytest.raises(UsageError, match="colour"):
+        listen(expect={"colour": "blue"})
+    with pytest.raises(UsageError, match="kernel"):
+        listen(expect={"kernel": "/no/such/kernel"})

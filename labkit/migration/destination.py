@@ -16,6 +16,7 @@ from labkit.board import Board, Plan
 from labkit.errors import HostError, LabkitError, UsageError
 from labkit.loader import lab_guest
 from labkit.migration.channel import Channel
+from labkit.migration.expected import Expected
 from labkit.migration.hello import Hello, Here, check, image_of, plan_of
 from labkit.migration.progress import Progress, Tell
 from labkit.migration.wire import (
@@ -44,8 +45,9 @@ LOCK_PATIENCE_S = 1.0
 class Destination:
     """One hand-over, from the destination's side."""
 
-    def __init__(self, channel: Channel, here: Here, name: str, tell: Tell) -> None:
+    def __init__(self, channel: Channel, here: Here, expected: Expected, name: str, tell: Tell) -> None:
         self._wire, self._here, self._name, self._tell = Wire(channel), here, name, tell
+        self._expected = expected
         self._board: Board | None = None
         self.irq = Irq.POLL  # what the lab's driver in it uses
         self.ours = False
@@ -94,6 +96,7 @@ class Destination:
         said = check(unpack_json(self._wire.expect(Kind.HELLO)))
         self._pass(Gate.HELLO_HEARD)
         image = image_of(said, self._kernel(said))
+        self._expected.check(said, image)
         plan = plan_of(said, image, self._here, trusted=self._wire.channel.peer_is_me)
         self.irq = Irq(said.numbers["irq"])
         self._board = board = Board(plan, self._name)

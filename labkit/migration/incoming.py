@@ -11,6 +11,7 @@ from labkit import views
 from labkit.migration.address import Address
 from labkit.migration.channel import Channel, Listener
 from labkit.migration.destination import Destination, warm_up
+from labkit.migration.expected import Expected
 from labkit.migration.hello import Here
 from labkit.migration.progress import Progress, Tell
 from labkit.threads import Thread
@@ -36,6 +37,7 @@ class Arrival(Generic[M]):
         self,
         at: Address,
         here: Here,
+        expected: Expected,
         name: str,
         hold: Callable[[Board, Irq], M],
         *,
@@ -45,6 +47,7 @@ class Arrival(Generic[M]):
     ) -> None:
         self._name, self._hold = name, hold
         self._here, self._tell, self._timeout_s = here, tell, timeout_s
+        self._expected = expected
         self._listener = Listener(at, tls=tls)
         weakref.finalize(self, self._listener.close)  # at exit: a path must not stay behind
         self.address = str(self._listener.address)
@@ -101,7 +104,7 @@ class Arrival(Generic[M]):
                 if self._closed:
                     channel.interrupt()
                 self.state = "arriving"
-                self._destination = Destination(channel, self._here, self._name, self._told)
+                self._destination = Destination(channel, self._here, self._expected, self._name, self._told)
                 board = self._destination.take()
                 self._machine = self._hold(board, self._destination.irq)
                 self.state = "here"
