@@ -51,3 +51,21 @@ def test_r10_moves_the_notifier_on_both_sides(boot: Callable[..., Machine], list
     assert (vm.state, there.state, there.proxy.revision) == ("migrated", "running", revision)
     there.guest.read(0)  # behind the synthetic kick in the iothread
     assert there.proxy.queues[0].notifier.synthetic == 1
+
+
+@pytest.mark.parametrize("gate", [gate for gate in DESTINATIONS if gate < Gate.YOURS_HEARD])
+def test_who_is_told_of_a_gate_may_end_the_arrival(boot: Callable[..., Machine], listen: Any, gate: Gate) -> None:
+    """In whichever thread the word comes, closing does not wait for that thread; the source runs on."""
+    vm = boot("blk")
+
+    def told(progress: Any) -> None:
+        if progress.gate is gate:
+            arrival.close(WAIT_S * 1000)
+
+    arrival = listen(progress=told)
+    with pytest.raises(labkit.LabkitError):
+        vm.migrate(arrival.address)
+    with pytest.raises(labkit.LabkitError):
+        arrival.machine(WAIT_S)
+    assert (vm.state, arrival.state) == ("running", "failed")
+    assert vm.guest.read(0).startswith(b"labkit RAM disk")

@@ -56,19 +56,31 @@ class Destination:
         try:
             self._pass(Gate.ACCEPTED)
             board = self._build()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        board.owner.call(lambda: self._take_over(board))  # one thread does the rest: none waits to be woken by another
+        return board
+
+    @property
+    def is_current(self) -> bool:
+        """Is the caller the thread that tells of gates, the machine's owner thread?"""
+        return self._board is not None and self._board.owner.is_current
+
+    def _take_over(self, board: Board) -> None:
+        """In the owner thread: its memory, its state, its disk; then, if it is ours, into the guest."""
+        try:
             running = self._load(board, self._store(board))
             self._take_disk(board)
         except BaseException as error:
-            self._discard()
-            self._refuse(error)
+            self._give_up(error)
             raise
         try:
             self._wait_for_ours(board)
         except BaseException:
             self._discard()
             raise
-        board.owner.call(lambda: self._go(board, running=running))
-        return board
+        self._go(board, running=running)
 
     def _pass(self, gate: Gate) -> None:
         """An event, if there is a machine yet, and a word to whoever wants to know."""
@@ -81,6 +93,10 @@ class Destination:
         if self._board is not None:
             self._board.owner.call(self._board.close)
             self._board = None
+
+    def _give_up(self, error: BaseException) -> None:
+        self._discard()
+        self._refuse(error)
 
     def _refuse(self, error: BaseException) -> None:
         why = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__} on this side"
@@ -134,7 +150,7 @@ class Destination:
             parts: State = from_text(said["parts"])
         except (ValueError, TypeError, RecursionError) as error:
             raise UsageError(f"STATE cannot be read: {error}") from error
-        board.owner.call(lambda: arrive(board, parts))
+        arrive(board, parts)
         self._pass(Gate.LOADED)
         return said["running"]
 
@@ -160,7 +176,7 @@ class Destination:
             self._pass(Gate.YOURS_HEARD)
 
     def _go(self, board: Board, *, running: bool) -> None:
-        """In the owner thread. The word goes before the deed; nobody may be there to hear it."""
+        """The word goes before the deed; nobody may be there to hear it."""
         with suppress(HostError):
             self._wire.send(Kind.RUNS)
         self.ours = True
