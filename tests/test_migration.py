@@ -10,12 +10,15 @@ import pytest
 
 import labkit
 from labkit import HostError, Machine, UsageError
+from labkit.migration import source
+from labkit.migration.hello import describe
 from labkit.trace.events import Gate
 from rulebook import revisions
 
 SOURCES = tuple(gate for gate in Gate if gate <= Gate.RUNS_HEARD)
 DESTINATIONS = tuple(gate for gate in Gate if gate >= Gate.ACCEPTED)
 WAIT_S = 20.0
+DELAY_NS = 5_000_000  # of a request: longer than a driver looks for it before it halts
 
 
 @pytest.fixture
@@ -69,3 +72,27 @@ def test_who_is_told_of_a_gate_may_end_the_arrival(boot: Callable[..., Machine],
         arrival.machine(WAIT_S)
     assert (vm.state, arrival.state) == ("running", "failed")
     assert vm.guest.read(0).startswith(b"labkit RAM disk")
+
+
+def test_interrupts_that_were_set_up_meanwhile(boot: Callable[..., Machine], listen: Any) -> None:
+    """What the source told of MSI-X at first is no more than a guess: what comes with the state counts."""
+    vm, arrival = boot("blk", irq="msix", delay_ns=DELAY_NS, bring_up=False), listen()
+
+    def told(progress: Any) -> None:
+        if progress.gate is Gate.HELLO_SENT:
+            vm.guest.negotiate(driver_ok=True)
+
+    vm.migrate(arrival.address, progress=told)
+    there = arrival.machine(WAIT_S)
+    assert there.guest.read(0).startswith(b"labkit RAM disk")
+    assert there.guest.storm(10, 1).interrupts > 0
+
+
+@pytest.mark.parametrize("said", ["no hexadecimal", "00"])
+def test_a_guess_that_is_none(boot: Callable[..., Machine], listen: Any, monkeypatch: Any, said: str) -> None:
+    """An MSI-X table that no device has is refused, and the source runs on."""
+    vm, arrival = boot("blk"), listen()
+    monkeypatch.setattr(source, "describe", lambda *machine: {**describe(*machine), "msix": said})
+    with pytest.raises(UsageError, match="msix|MSI-X table of 1 bytes"):
+        vm.migrate(arrival.address)
+    assert vm.state == "running"

@@ -16,7 +16,7 @@ from labkit.board import Board, Plan
 from labkit.errors import HostError, LabkitError, UsageError
 from labkit.loader import lab_guest
 from labkit.migration.channel import Channel
-from labkit.migration.hello import Hello, Here, check, image_of, plan_of
+from labkit.migration.hello import Hello, Here, check, image_of, plan_of, table_of
 from labkit.migration.progress import Progress, Tell
 from labkit.migration.wire import (
     SAID_MAX,
@@ -113,6 +113,7 @@ class Destination:
         plan = plan_of(said, image, self._here, trusted=self._wire.channel.peer_is_me)
         self.irq = Irq(said.numbers["irq"])
         self._board = board = Board(plan, self._name)
+        board.proxy.msix.foresee(table_of(said))
         board.owner.call(lambda: rehearse(board))
         board.memory.clear()
         self._pass(Gate.BUILT)
