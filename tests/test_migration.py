@@ -1,19 +1,19 @@
 """Does a machine move whole? Its notifiers by R10 on both sides, its requests in flight, and back if anything fails."""
 
-import errno
-import threading
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rulebook import revisions
 
 import labkit
-from labkit import HostError, Machine, UsageError
+from labkit import Machine, UsageError
 from labkit.migration import source
 from labkit.migration.hello import describe
+from labkit.migration.wire import Frame, Kind, pack_state, unpack_state
 from labkit.trace.events import Gate
-from rulebook import revisions
 
 SOURCES = tuple(gate for gate in Gate if gate <= Gate.RUNS_HEARD)
 DESTINATIONS = tuple(gate for gate in Gate if gate >= Gate.ACCEPTED)
@@ -93,6 +93,43 @@ def test_a_guess_that_is_none(boot: Callable[..., Machine], listen: Any, monkeyp
     """An MSI-X table that no device has is refused, and the source runs on."""
     vm, arrival = boot("blk"), listen()
     monkeypatch.setattr(source, "describe", lambda *machine: {**describe(*machine), "msix": said})
-    with pytest.raises(UsageError, match="msix|MSI-X table of 1 bytes"):
+    with pytest.raises(UsageError, match=r"msix|MSI-X table of 1 bytes"):
         vm.migrate(arrival.address)
     assert vm.state == "running"
+
+
+def state_frame(text: str, apart: bytes = b"") -> Frame:
+    """STATE with that JSON, and those bytes behind it."""
+    return Frame(Kind.STATE, memoryview(struct.pack("<I", len(text)) + text.encode() + apart))
+
+
+def test_a_state_comes_as_it_went() -> None:
+    """Bytes, empty ones too, at any depth and in their order."""
+    value = {"a": [b"first", {"b": b"", "n": 1 << 64}], "c": {"d": b"second", "e": "text"}}
+    assert unpack_state(Frame(Kind.STATE, memoryview(b"".join(pack_state(value))))) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "apart"),
+    [
+        ("", b""),
+        ("{", b""),
+        ("[" * 100_000, b""),
+        ('{"bytes": 4}', b"abc"),
+        ('{"bytes": 2}', b"abc"),
+        ('{"bytes": -1}', b"abc"),
+        ('{"bytes": "3"}', b"abc"),
+        ('[{"bytes": 3}, {"bytes": 3}]', b"abc"),
+    ],
+)
+def test_a_state_that_is_none(text: str, apart: bytes) -> None:
+    """Bytes that are not there, bytes for nobody, and no JSON at all."""
+    with pytest.raises(UsageError, match="STATE cannot be read"):
+        unpack_state(state_frame(text, apart))
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0\0\0", b"\xff\xff\xff\xff{}"])
+def test_a_state_without_its_length(payload: bytes) -> None:
+    """Or with one that leads beyond its end."""
+    with pytest.raises(UsageError, match="STATE cannot be read"):
+        unpack_state(Frame(Kind.STATE, memoryview(payload)))

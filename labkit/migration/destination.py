@@ -7,8 +7,8 @@ that, because we have the lock of its disk, without which it cannot run. Otherwi
 from __future__ import annotations
 
 import errno
-import json
 from contextlib import suppress
+from typing import Any
 
 from labkit import abi
 from labkit.abi import Irq
@@ -23,14 +23,14 @@ from labkit.migration.wire import (
     Frame,
     Kind,
     Wire,
-    pack_json,
+    pack_state,
     unpack_disk,
     unpack_json,
     unpack_pages,
     unpack_round,
+    unpack_state,
 )
 from labkit.saving import arrive, saved
-from labkit.snapshot import from_text, to_text
 from labkit.state import State
 from labkit.trace.events import Gate
 from labkit.trace.events import Kind as EventKind
@@ -144,14 +144,10 @@ class Destination:
 
     def _load(self, board: Board, frame: Frame) -> bool:
         """Every part's state into it. Returns whether it ran."""
-        said = unpack_json(frame)
+        said = unpack_state(frame)
         if not isinstance(said, dict) or said.keys() != {"running", "parts"} or not isinstance(said["running"], bool):
             raise UsageError("STATE is none of a machine")
-        try:
-            parts: State = from_text(said["parts"])
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UsageError(f"STATE cannot be read: {error}") from error
-        arrive(board, parts)
+        arrive(board, said["parts"])
         self._pass(Gate.LOADED)
         return said["running"]
 
@@ -189,7 +185,11 @@ class Destination:
 
 def rehearse(board: Board) -> None:
     """In its owner thread: it takes up its own state. What a first time costs shall not be anybody's downtime."""
-    arrive(board, from_text(json.loads(pack_json(to_text(saved(board))))))
+    arrive(board, saved(board))
+
+
+def _over_the_wire(parts: State) -> Any:
+    return unpack_state(Frame(Kind.STATE, memoryview(b"".join(pack_state(parts)))))
 
 
 def warm_up(cpu: str) -> None:
@@ -206,7 +206,7 @@ def warm_up(cpu: str) -> None:
     )
     board = Board(plan, "warm-up")
     try:
-        board.owner.call(lambda: rehearse(board))
+        board.owner.call(lambda: arrive(board, _over_the_wire(saved(board))))
     finally:
         board.owner.call(board.close)
 

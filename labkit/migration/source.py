@@ -24,10 +24,9 @@ from labkit.board import Board
 from labkit.errors import HostError, UsageError
 from labkit.migration.hello import describe
 from labkit.migration.progress import Progress, Round, Tell
-from labkit.migration.wire import COUNT, OFFSET, ROUND, Kind, Refused, Wire, pack_json, page_lists
+from labkit.migration.wire import COUNT, OFFSET, ROUND, Kind, Refused, Wire, pack_json, pack_state, page_lists
 from labkit.native import lib
 from labkit.saving import STILL, saved
-from labkit.snapshot import to_text
 from labkit.trace.events import Gate, State
 from labkit.trace.events import Kind as EventKind
 
@@ -155,7 +154,7 @@ class Source:
         if disk is not None:
             disk.let_go(durable=not self._is_near)
         self._pass(Gate.DISK_LET_GO)
-        self._wire.send(Kind.STATE, pack_json({"running": running, "parts": to_text(parts)}))
+        self._wire.send(Kind.STATE, *pack_state({"running": running, "parts": parts}))
         self._pass(Gate.STATE_SENT)
 
     def _part(self) -> None:
