@@ -189,7 +189,7 @@ def rehearse(board: Board) -> None:
 
 
 def _over_the_wire(parts: State) -> Any:
-    return unpack_state(Frame(Kind.STATE, memoryview(b"".join(pack_state(parts)))))
+    return unpack_state(Frame(Kind.STATE, memoryview(pack_state(parts))))
 
 
 def warm_up(cpu: str) -> None:

@@ -154,7 +154,7 @@ class Source:
         if disk is not None:
             disk.let_go(durable=not self._is_near)
         self._pass(Gate.DISK_LET_GO)
-        self._wire.send(Kind.STATE, *pack_state({"running": running, "parts": parts}))
+        self._wire.send(Kind.STATE, pack_state({"running": running, "parts": parts}))
         self._pass(Gate.STATE_SENT)
 
     def _part(self) -> None:

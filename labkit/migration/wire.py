@@ -146,7 +146,7 @@ def unpack_json(frame: Frame) -> Any:
         raise UsageError(f"{frame.kind.name} cannot be read: {error}") from error
 
 
-def pack_state(value: Any) -> list[bytes]:
+def pack_state(value: Any) -> bytes:
     """For STATE: how long its JSON is, the JSON with a size in the place of each bytes, and these in that order."""
     apart: list[bytes] = []
 
@@ -155,7 +155,7 @@ def pack_state(value: Any) -> list[bytes]:
         return {"bytes": len(one)}
 
     text = json.dumps(value, default=size).encode()
-    return [COUNT.pack(len(text)), text, *apart]
+    return b"".join([COUNT.pack(len(text)), text, *apart])
 
 
 def unpack_state(frame: Frame) -> Any:
