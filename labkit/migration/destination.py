@@ -7,6 +7,7 @@ that, because we have the lock of its disk, without which it cannot run. Otherwi
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -30,7 +31,7 @@ from labkit.migration.wire import (
     unpack_round,
     unpack_state,
 )
-from labkit.saving import arrive, saved
+from labkit.saving import arrive, arrive_cpu, saved, saved_cpu
 from labkit.state import State
 from labkit.trace.events import Gate
 from labkit.trace.events import Kind as EventKind
@@ -125,9 +126,9 @@ class Destination:
         return b"" if said.numbers["lab"] else bytes(self._wire.expect(Kind.KERNEL).payload)
 
     def _store(self, board: Board) -> Frame:
-        """Pages and a RAM disk, until the state comes."""
+        """Pages, until the states come."""
         while True:
-            frame = self._wire.expect(Kind.PAGES, Kind.ROUND, Kind.DISK, Kind.STATE)
+            frame = self._wire.expect(Kind.PAGES, Kind.ROUND, Kind.PARTS)
             match frame.kind:
                 case Kind.PAGES:
                     pages, contents = unpack_pages(frame)
@@ -136,18 +137,19 @@ class Destination:
                 case Kind.ROUND:
                     self.round, _ = unpack_round(frame)
                     self._pass(Gate.ROUND_STORED)
-                case Kind.DISK:
-                    _ram_disk(board).put(*unpack_disk(frame))
-                case Kind.STATE:
-                    self._pass(Gate.STATE_HEARD)
+                case Kind.PARTS:
                     return frame
 
-    def _load(self, board: Board, frame: Frame) -> bool:
-        """Every part's state into it. Returns whether it ran."""
+    def _load(self, board: Board, parts: Frame) -> bool:
+        """Every part's state into it, and what a RAM disk holds; the CPU's last. Returns whether it ran."""
+        arrive(board, unpack_state(parts))
+        while (frame := self._wire.expect(Kind.DISK, Kind.STATE)).kind is Kind.DISK:
+            _ram_disk(board).put(*unpack_disk(frame))
+        self._pass(Gate.STATE_HEARD)
         said = unpack_state(frame)
-        if not isinstance(said, dict) or said.keys() != {"running", "parts"} or not isinstance(said["running"], bool):
+        if not isinstance(said, dict) or said.keys() != {"running", "cpu"} or not isinstance(said["running"], bool):
             raise UsageError("STATE is none of a machine")
-        arrive(board, said["parts"])
+        arrive_cpu(board, said["cpu"])
         self._pass(Gate.LOADED)
         return said["running"]
 
@@ -183,13 +185,14 @@ class Destination:
         self._pass(Gate.RUNS)
 
 
-def rehearse(board: Board) -> None:
+def rehearse(board: Board, sent: Callable[[State], Any] = lambda state: state) -> None:
     """In its owner thread: it takes up its own state. What a first time costs shall not be anybody's downtime."""
-    arrive(board, saved(board))
+    arrive(board, sent(saved(board)))
+    arrive_cpu(board, sent(saved_cpu(board)))
 
 
-def _over_the_wire(parts: State) -> Any:
-    return unpack_state(Frame(Kind.STATE, memoryview(pack_state(parts))))
+def _over_the_wire(state: State) -> Any:
+    return unpack_state(Frame(Kind.STATE, memoryview(pack_state(state))))
 
 
 def warm_up(cpu: str) -> None:
@@ -206,7 +209,7 @@ def warm_up(cpu: str) -> None:
     )
     board = Board(plan, "warm-up")
     try:
-        board.owner.call(lambda: arrive(board, _over_the_wire(saved(board))))
+        board.owner.call(lambda: rehearse(board, _over_the_wire))
     finally:
         board.owner.call(board.close)
 

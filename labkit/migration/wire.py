@@ -1,7 +1,7 @@
 """What is said on the wire? Frames: a head with kind, size and checksum, and a payload no larger than its kind may be.
 
-    source ──► HELLO  KERNEL?  (PAGES … ROUND) …  PAGES …  DISK …  STATE      YOURS
-    destination ──►      WELCOME                               TAKEN      RUNS          or, any time before, REFUSED
+    source ──► HELLO  KERNEL?  (PAGES … ROUND) …  PAGES …  PARTS  DISK …  STATE      YOURS
+    destination ──►      WELCOME                                              TAKEN      RUNS    or, before, REFUSED
 
 Everything that comes in is hostile until checked: a head that is none, a frame out of turn, too large or damaged ends
 the conversation with an error that says which.
@@ -40,8 +40,9 @@ class Kind(IntEnum):
     PAGES = 3  # count, so many page numbers, so many pages
     ROUND = 4  # the end of a round: its number, pages in it
     DISK = 5  # of a RAM disk: offset, bytes
-    STATE = 6  # every part's state (`pack_state`); the source has stopped, and let go of the disk
-    YOURS = 7  # the source will not run the machine any more
+    PARTS = 6  # every part's state but the CPU's (`pack_state`); the source has stopped
+    STATE = 7  # the CPU's, and whether it ran; the source has let go of the disk
+    YOURS = 8  # the source will not run the machine any more
     WELCOME = 16  # a machine was made that fits
     TAKEN = 17  # it is loaded, and has the disk
     RUNS = 18  # its next step is into the guest
@@ -54,6 +55,7 @@ MOST_BYTES = {
     Kind.PAGES: COUNT.size + PAGES_PER_FRAME * (4 + abi.PAGE_BYTES),
     Kind.ROUND: ROUND.size,
     Kind.DISK: OFFSET.size + DISK_BYTES_PER_FRAME,
+    Kind.PARTS: 8 << 20,
     Kind.STATE: 8 << 20,
     Kind.REFUSED: 4 * SAID_MAX,
 }
@@ -147,7 +149,7 @@ def unpack_json(frame: Frame) -> Any:
 
 
 def pack_state(value: Any) -> bytes:
-    """For STATE: how long its JSON is, the JSON with a size in the place of each bytes, and these in that order."""
+    """For states: how long its JSON is, the JSON with a size in the place of each bytes, and these in that order."""
     apart: list[bytes] = []
 
     def size(one: bytes) -> dict[str, int]:
