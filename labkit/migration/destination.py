@@ -15,7 +15,7 @@ from labkit import abi
 from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import HostError, LabkitError, UsageError
-from labkit.loader import lab_guest
+from labkit.loader import guest_image, lab_guest, load_kernel
 from labkit.migration.channel import Channel
 from labkit.migration.hello import Hello, Here, check, image_of, plan_of, table_of
 from labkit.migration.progress import Progress, Tell
@@ -40,6 +40,7 @@ from labkit.virtio.backends.image import Image
 from labkit.virtio.notifier import REVISIONS
 
 LOCK_PATIENCE_S = 1.0
+KERNEL = "storm"  # any that is built with the package
 
 
 class Destination:
@@ -197,6 +198,7 @@ def _over_the_wire(state: State) -> Any:
 
 def warm_up(cpu: str) -> None:
     """Make a machine, for nobody, while none comes. HostError: none can be made here."""
+    load_kernel(guest_image(KERNEL))  # whoever comes may bring one, and the library that reads it is slow to import
     plan = Plan(
         model=catalogue.make("blk", catalogue.Options()),
         image=lab_guest("agent"),
