@@ -16,7 +16,7 @@ from typing import NamedTuple
 import labkit
 from labkit import abi
 from labkit.bench.qemu_migration import IS_UP, TIMEOUT_S, Figures
-from labkit.bench.receiver import Receiver
+from labkit.bench.receiver import Receiver, moment_ns
 from labkit.bench.row import Effort, Samples, interleaved
 from labkit.errors import GuestError
 from labkit.machine import Machine
@@ -73,7 +73,7 @@ def move(vm: Machine, receiver: Receiver) -> tuple[Figures, int]:
     asked_ns = time.monotonic_ns()
     pages = vm.migrate(receiver.address).pages
     ran_ns = receiver.ran_at_ns()
-    stopped_ns = [change.time_ns for change in vm.trace.events("runstate") if change["after"] == "paused"][-1]
+    stopped_ns = moment_ns(vm, "runstate", after="paused")
     return Figures((ran_ns - asked_ns) / NS_PER_MS, (ran_ns - stopped_ns) / NS_PER_MS), pages
 
 
