@@ -22,7 +22,7 @@ from labkit.machine import Machine
 from labkit.native import ffi, lib
 
 MODULE = "labkit.bench.receiver"
-REHEARSAL_S = 0.1  # a listener makes a machine for nobody first; whoever comes sooner waits for that
+REHEARSAL_S = 0.2  # a listener makes a machine for nobody first; whoever comes sooner waits for that
 TIMEOUT_S = 60.0
 
 
