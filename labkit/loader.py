@@ -46,8 +46,9 @@ def load_kernel(path: Path) -> Image:
     return _image(path, segments, entry, lab=False)._replace(file=text)
 
 
+@lru_cache(maxsize=1)
 def kernel_from(name: str, file: bytes) -> Image:
-    """The same, of a file that came from elsewhere: the `file` of an Image."""
+    """The same, of a file that came from elsewhere: the `file` of an Image. It often comes again."""
     path = Path(name)
     entry, segments = _read_elf(path, file)
     _check_segments(path, segments)

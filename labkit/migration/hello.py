@@ -26,6 +26,7 @@ from labkit.virtio.backends.slow import DELAY_MAX_NS
 from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import REVISIONS
 
+TABLE_MAX_BYTES = abi.NUMBERS["MSIX_VECTORS_MAX"] * abi.NUMBERS["MSIX_ENTRY_BYTES"]
 NUMBERS: Shape = {
     "vcpus": Number(abi.VCPUS_MAX, 1),
     "memory_mib": Number(abi.MEMORY_MAX_MIB, abi.MEMORY_MIN_MIB),
@@ -42,7 +43,7 @@ NUMBERS: Shape = {
     "kernel_bytes": U32,
 }
 TEXTS = {"labkit": 40, "cpu": 20, "device": 200, "revision": 20, "guest": 200, "digest": 64}
-MORE_TEXTS = {"command_line": 1 << 12, "mac": 17, "disk": 1 << 12}
+MORE_TEXTS = {"command_line": 1 << 12, "mac": 17, "disk": 1 << 12, "msix": 2 * TABLE_MAX_BYTES}
 
 
 GIVEN_TO = {"blk": {"disk"}, "net": {"net", "pcap"}}
@@ -88,6 +89,7 @@ def describe(board: Board, irq: Irq) -> dict[str, Any]:
         "queues": len(plan.model.queue_sizes),
         "delay_ns": options.delay_ns or 0,
         "mac": getattr(plan.model, "mac", ""),
+        "msix": board.proxy.msix.save()["table"].hex(),  # as it is now: the guest may still change it
         "writable": int(disk is not None and disk.writable),
         "ram_disk": int(disk is not None and disk.is_ram),
         "sectors": disk.sectors if disk is not None else 0,
@@ -134,6 +136,14 @@ def image_of(hello: Hello, kernel: bytes) -> Image:
     if texts["digest"] != digest(image):
         raise UsageError(f"the guest is of another build (labkit {texts['labkit']}, here {VERSION})")
     return image
+
+
+def table_of(hello: Hello) -> bytes:
+    """The MSI-X table that most likely comes with the state. UsageError: it is not told in hexadecimal."""
+    try:
+        return bytes.fromhex(hello.texts["msix"])
+    except ValueError as error:
+        raise UsageError(f"HELLO: msix cannot be read: {error}") from error
 
 
 def plan_of(hello: Hello, image: Image, here: Here, *, trusted: bool) -> Plan:

@@ -56,6 +56,7 @@ class Arrival(Generic[M]):
         self.error: BaseException | None = None
         self._machine: M | None = None
         self._channel: Channel | None = None
+        self._destination: Destination | None = None
         self._closed = False
         self._ended = threading.Event()
         self._thread = Thread(self._run, "labkit-receive")
@@ -83,8 +84,12 @@ class Arrival(Generic[M]):
         self._listener.interrupt()
         if self._channel is not None:
             self._channel.interrupt()
-        if not self._thread.is_current:
+        if not self._tells():
             self._ended.wait(timeout_s)
+
+    def _tells(self) -> bool:
+        """Is the caller one of the threads in which `tell` is called?"""
+        return self._thread.is_current or (self._destination is not None and self._destination.is_current)
 
     def __enter__(self) -> Arrival[M]:
         return self
@@ -104,9 +109,10 @@ class Arrival(Generic[M]):
                 if self._closed:
                     channel.interrupt()
                 self.state = "arriving"
-                self._destination = Destination(channel, self._here, self._expected, self._name, self._told)
-                board = self._destination.take()
-                self._machine = self._hold(board, self._destination.irq)
+                destination = self._destination = Destination(
+                    channel, self._here, self._expected, self._name, self._told
+                )
+                self._machine = self._hold(destination.take(), destination.irq)
                 self.state = "here"
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
             self.error, self.state = error, "failed"
@@ -119,7 +125,7 @@ class Arrival(Generic[M]):
             if self._tell is not None:
                 self._tell(progress)
         except BaseException:
-            if not self._destination.ours:
+            if self._destination is None or not self._destination.ours:
                 raise
 
     # -- for people ----------------------------------------------------------------------------------------------------
