@@ -14,7 +14,7 @@ from labkit.migration.destination import Destination, warm_up
 from labkit.migration.expected import Expected
 from labkit.migration.hello import Here
 from labkit.migration.progress import Progress, Tell
-from labkit.threads import Thread
+from labkit.threads import Thread, happened
 
 if TYPE_CHECKING:
     import ssl
@@ -67,7 +67,7 @@ class Arrival(Generic[M]):
         An interrupt ends the waiting and the listening.
         """
         try:
-            over = self._ended.wait(timeout_s)
+            over = happened(self._ended, timeout_s)
         except KeyboardInterrupt:
             self.close(INTERRUPT_S)
             raise

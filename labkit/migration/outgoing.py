@@ -15,7 +15,7 @@ from labkit.migration.channel import Channel, connect
 from labkit.migration.progress import Progress, Round, Tell
 from labkit.migration.source import Limits, Source
 from labkit.migration.wire import Wire
-from labkit.threads import Thread
+from labkit.threads import Thread, happened
 
 if TYPE_CHECKING:
     import ssl
@@ -76,7 +76,7 @@ class Migration:
         An interrupt calls it back.
         """
         try:
-            over = self._ended.wait(timeout_s)
+            over = happened(self._ended, timeout_s)
         except KeyboardInterrupt:
             self.cancel()
             self._ended.wait(INTERRUPT_S)
