@@ -43,7 +43,7 @@ class Thread:
 
 
 def happened(event: Event, timeout_s: float | None) -> bool:
-    """Wait for it, in steps: a signal that comes just before a wait begins is lost to that wait, and an interrupt too."""
+    """Wait for it, in steps: a signal that comes just before a wait begins is lost to that wait."""
     until = None if timeout_s is None else time.monotonic() + timeout_s
     while not event.wait(STEP_S if until is None else max(0.0, min(STEP_S, until - time.monotonic()))):
         if until is not None and time.monotonic() >= until:
