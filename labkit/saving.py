@@ -162,16 +162,22 @@ def arrive(board: Board, parts: object) -> None:
     What belongs to the host is this host's (`HostNotifiers.as_here`). UsageError: they do not fit or are damaged; the
     machine is good for a close only then.
     """
-    if not isinstance(parts, dict):
-        raise UsageError("saved state: it has no parts")
-    _check_names(parts)
     with board.stopped(lib.ASK_SETTLE):
-        known = _looked_at(board, parts)
-        board.cpu.check(known.cpu)
+        known = fitting(board, parts)
         device = known.parts["device"]
         device["notifiers"] = board.proxy.notifiers.as_here(device["notifiers"])
         _load_parts(board, known.parts)
         board.cpu.load(known.cpu, known=True)
+
+
+def fitting(board: Board, parts: object) -> Known:
+    """Every part's state, looked at by its part; nothing is loaded. UsageError: they do not fit, or are damaged."""
+    if not isinstance(parts, dict):
+        raise UsageError("saved state: it has no parts")
+    _check_names(parts)
+    known = _looked_at(board, parts)
+    board.cpu.check(known.cpu)
+    return known
 
 
 def saved(board: Board) -> PartState:

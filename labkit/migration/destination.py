@@ -85,7 +85,7 @@ class Destination:
     def _refuse(self, error: BaseException) -> None:
         why = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__} on this side"
         with suppress(LabkitError):  # it may be gone itself
-            self._wire.send(Kind.REFUSED, why.encode()[:SAID_MAX])
+            self._wire.send(Kind.REFUSED, why.encode(errors="replace")[:SAID_MAX])
 
     # -- the machine ---------------------------------------------------------------------------------------------------
 
@@ -127,16 +127,10 @@ class Destination:
 
     def _load(self, board: Board, frame: Frame) -> bool:
         """Every part's state into it. Returns whether it ran."""
-        said = unpack_json(frame)
-        if not isinstance(said, dict) or said.keys() != {"running", "parts"} or not isinstance(said["running"], bool):
-            raise UsageError("STATE is none of a machine")
-        try:
-            parts: State = from_text(said["parts"])
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UsageError(f"STATE cannot be read: {error}") from error
+        running, parts = state_of(frame)
         board.owner.call(lambda: arrive(board, parts))
         self._pass(Gate.LOADED)
-        return said["running"]
+        return running
 
     # -- whose it is ---------------------------------------------------------------------------------------------------
 
@@ -160,14 +154,25 @@ class Destination:
             self._pass(Gate.YOURS_HEARD)
 
     def _go(self, board: Board, *, running: bool) -> None:
-        """In the owner thread. The word goes before the deed; nobody may be there to hear it."""
-        with suppress(HostError):
+        """In the owner thread. The word goes before the deed; nobody may be there to hear it, or somebody who objects."""
+        with suppress(LabkitError):
             self._wire.send(Kind.RUNS)
         self.ours = True
         self._pass(Gate.RUNS_SENT)
         if running:
             board.resume()
         self._pass(Gate.RUNS)
+
+
+def state_of(frame: Frame) -> tuple[bool, State]:
+    """Did it run, and every part's state, of which only the form is known to be right. UsageError: it is none."""
+    said = unpack_json(frame)
+    if not isinstance(said, dict) or said.keys() != {"running", "parts"} or not isinstance(said["running"], bool):
+        raise UsageError("STATE is none of a machine")
+    try:
+        return said["running"], from_text(said["parts"])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"STATE cannot be read: {error}") from error
 
 
 def rehearse(board: Board) -> None:

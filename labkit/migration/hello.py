@@ -88,8 +88,13 @@ def describe(board: Board, irq: Irq) -> dict[str, Any]:
         "writable": int(disk is not None and disk.writable),
         "ram_disk": int(disk is not None and disk.is_ram),
         "sectors": disk.sectors if disk is not None else 0,
-        "disk": os.path.abspath(options.disk) if options.disk is not None else "",
+        "disk": _sayable(os.path.abspath(options.disk)) if options.disk is not None else "",
     }
+
+
+def _sayable(path: str) -> str:
+    """A path with odd characters is not said: then the other side must be told by its own user."""
+    return path if path.isprintable() and len(path) <= MORE_TEXTS["disk"] else ""
 
 
 def digest(image: Image) -> str:
@@ -188,8 +193,8 @@ def _disk(hello: Hello, disk: str | os.PathLike[str] | None, *, trusted: bool) -
         if disk is not None:
             raise UsageError(f"disk={os.fspath(disk)!r}: the machine has a RAM disk, which comes along")
         return None
-    if disk is None and not trusted:
-        raise UsageError(f"the machine has a disk, there at {said}: say where it is here, with disk=")
+    if disk is None and not (trusted and said):
+        raise UsageError(f"the machine has a disk, there at {said or '?'}: say where it is here, with disk=")
     return Path(said if disk is None else disk)
 
 
