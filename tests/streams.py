@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import random
@@ -233,7 +234,7 @@ def other_value(value: Any, chance: random.Random) -> Any:
     """One value somewhere in it is another, or is missing, or is one too many."""
     places = list(_places(value))
     if not places:
-        return chance.choice(NONSENSE)
+        return _nonsense(chance)
     holder, key = chance.choice(places)
     match chance.randrange(8):
         case 0:
@@ -243,7 +244,7 @@ def other_value(value: Any, chance: random.Random) -> Any:
         case 1:
             holder.append(holder[key])
         case 2:
-            holder[key] = chance.choice(NONSENSE)
+            holder[key] = _nonsense(chance)
         case _:
             holder[key] = _near(holder[key], chance)
     return value
@@ -253,6 +254,10 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield value, key
         yield from _places(one)
+
+
+def _nonsense(chance: random.Random) -> Any:
+    return copy.deepcopy(chance.choice(NONSENSE))  # what is in it may be changed next
 
 
 def _near(value: Any, chance: random.Random) -> Any:
@@ -267,7 +272,7 @@ def _near(value: Any, chance: random.Random) -> Any:
         return chance.choice(
             [value + " ", value[:-1], value.upper(), chance.choice(["v6", "0.14", "kvm", "emulated", "net"])]
         )
-    return chance.choice(NONSENSE)
+    return _nonsense(chance)
 
 
 def _near_bytes(value: bytearray, chance: random.Random) -> bytes:

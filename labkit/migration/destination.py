@@ -154,7 +154,7 @@ class Destination:
             self._pass(Gate.YOURS_HEARD)
 
     def _go(self, board: Board, *, running: bool) -> None:
-        """In the owner thread. The word goes before the deed; nobody may be there to hear it, or somebody who objects."""
+        """In the owner thread. The word goes before the deed; whoever hears it, or nobody, has no say any more."""
         with suppress(LabkitError):
             self._wire.send(Kind.RUNS)
         self.ours = True
