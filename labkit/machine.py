@@ -267,7 +267,14 @@ class Machine(MachineLook):
         self._check_here()
         if self._board.crash is not None and not mends:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
-        return self._board.owner.call(work)
+        if self._board.migration is not None and self._board.owner.is_current:
+            raise UsageError("the machine is being handed over: nothing can be asked of it until that has ended")
+        return self._board.owner.call(lambda: self._if_here(work))
+
+    def _if_here(self, work: Any) -> Any:
+        """In the owner thread: it may have been handed over while this waited for its turn."""
+        self._check_here()
+        return work()
 
     def _check_here(self) -> None:
         if self._board.runstate.state is State.MIGRATED:

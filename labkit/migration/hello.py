@@ -41,6 +41,7 @@ NUMBERS: Shape = {
     "sectors": U64,
     "kernel_bytes": U32,
 }
+RAM_DISK_SECTORS_MAX = (abi.MEMORY_MAX_MIB << 20) // abi.SECTOR_BYTES  # of a stranger's: no more than its RAM may be
 TEXTS = {"labkit": 40, "cpu": 20, "device": 200, "revision": 20, "guest": 200, "digest": 64}
 MORE_TEXTS = {"command_line": 1 << 12, "mac": 17, "disk": 1 << 12}
 
@@ -214,5 +215,7 @@ def _model(hello: Hello, here: Here, options: catalogue.Options) -> Device:
 
 def _check_disk(hello: Hello, model: Device) -> None:
     disk = getattr(model, "image", None)
+    if disk is not None and disk.is_ram and disk.sectors != hello.numbers["sectors"] <= RAM_DISK_SECTORS_MAX:
+        disk.resize(hello.numbers["sectors"] * abi.SECTOR_BYTES)
     if disk is not None and disk.sectors != hello.numbers["sectors"]:
         raise UsageError(f"disk {disk.name} has {disk.sectors} sectors, the machine's has {hello.numbers['sectors']}")

@@ -86,14 +86,10 @@ class Migration:
         return over
 
     def abandon(self, timeout_s: float) -> None:
-        """The machine is to be closed: call it back, and wait."""
+        """The machine is to be closed: call it back, and wait, unless it is the migration itself that closes it."""
         self.cancel()
-        self._ended.wait(timeout_s)
-
-    @property
-    def is_current(self) -> bool:
-        """Is the caller its thread?"""
-        return self._thread is not None and self._thread.is_current
+        if self._thread is None or not self._thread.is_current:
+            self._ended.wait(timeout_s)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 

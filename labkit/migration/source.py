@@ -123,6 +123,7 @@ class Source:
 
     def _hand_over(self, left: array[int]) -> None:
         board = self._board
+        board.check_plugged()
         if board.runstate.state not in STILL:
             raise UsageError(
                 f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with there"
