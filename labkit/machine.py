@@ -16,7 +16,7 @@ from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import GuestCrash, GuestError, HostError, UsageError
 from labkit.guest import Guest
-from labkit.loader import Image, lab_guest, load_kernel
+from labkit.loader import check_fits, lab_guest, load_kernel
 from labkit.memory import GuestMemory
 from labkit.trace import Trace
 from labkit.trace.events import State
@@ -350,7 +350,7 @@ def boot(
     _check_range("vcpus", vcpus, 1, abi.VCPUS_MAX)
     _check_range("memory_mib", memory_mib, abi.MEMORY_MIN_MIB, abi.MEMORY_MAX_MIB)
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
-    _check_fits(image, memory_mib)
+    check_fits(image, memory_mib)
     ways = _irq(irq)
     options = catalogue.Options(
         disk=disk, writable=writable or None, queues=queues, delay_ns=delay_ns, net=net, pcap=pcap, mac=mac
@@ -459,12 +459,6 @@ def _irq(name: str) -> Irq:
 def _check_range(name: str, value: int, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise UsageError(f"{name}={value!r}: a whole number from {least} to {most}")
-
-
-def _check_fits(image: Image, memory_mib: int) -> None:
-    end = max(segment.gpa + segment.size for segment in image.segments)
-    if end > memory_mib << 20:
-        raise UsageError(f"{image.name} needs memory up to {end:#x}: memory_mib={memory_mib} is too small")
 
 
 def _close(board: Board) -> None:

@@ -23,6 +23,7 @@ from streams import Memory, Stream, mutant, packed, record
 
 from labkit import HostError, LabkitError, Machine, UsageError
 from labkit.board import Board
+from labkit.loader import guest_image
 from labkit.migration.address import parse
 from labkit.migration.channel import Channel
 from labkit.migration.destination import Destination, state_of
@@ -64,12 +65,14 @@ def sources(boot: Callable[..., Machine], tmp_path: Path) -> list[tuple[Stream, 
         {"device": "blk"},
         {"device": "blk", "disk": disk, "writable": True, "irq": "intx", "vcpus": 2},
         {"device": "null", "queues": 3, "irq": "poll"},
+        {"device": "blk", "kernel": guest_image("storm"), "cmdline": "irq=poll requests=1000000000"},
     ]
     found = []
     for kind in kinds:
         vm = boot(**kind)
-        (vm.guest.add if kind["device"] == "blk" else vm.guest.add_buffers)(0, 1)
-        vm.guest.publish()
+        if "kernel" not in kind:
+            (vm.guest.add if kind["device"] == "blk" else vm.guest.add_buffers)(0, 1)
+            vm.guest.publish()
         found.append((record(vm, f"unix:{tmp_path}/{len(found)}.sock"), kind))
         vm.close()
     return found
@@ -174,6 +177,7 @@ def _whole(vm: Machine) -> str:
     vm.reset()
     if vm.state == "paused":
         vm.resume()
-    vm.guest.parked()
-    vm.guest.negotiate(driver_ok=True)
+    if vm._board.plan.image.lab:
+        vm.guest.parked()
+        vm.guest.negotiate(driver_ok=True)
     return state

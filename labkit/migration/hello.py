@@ -17,7 +17,7 @@ from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import UsageError
 from labkit.installation import VERSION
-from labkit.loader import Image, kernel_from, lab_guest
+from labkit.loader import Image, check_fits, kernel_from, lab_guest
 from labkit.native import lib
 from labkit.state import FLAG, U32, U64, Number, Shape, checked
 from labkit.virtio import catalogue
@@ -145,6 +145,7 @@ def plan_of(hello: Hello, image: Image, here: Here, *, trusted: bool) -> Plan:
     UsageError: this side gives too little or something else. `trusted`: the source is this very user's, on this host.
     """
     numbers, texts = hello
+    check_fits(image, numbers["memory_mib"])
     options = _options(hello, here, trusted=trusted)
     model = _model(hello, here, options)
     try:
