@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from fuzzing import much, report
+from moves import at
 from recordings import RINGS, recorded, wrong
 from streams import Memory, Stream, mutant, packed, record
 
@@ -28,8 +29,9 @@ from labkit.migration.address import parse
 from labkit.migration.channel import Channel
 from labkit.migration.destination import Destination, state_of
 from labkit.migration.hello import Here, check, image_of, plan_of
-from labkit.migration.wire import Kind, unpack_json
+from labkit.migration.wire import HEAD, Kind, unpack_json
 from labkit.saving import fitting
+from labkit.trace.events import Gate
 
 LOOKED_AT, PLAYED = much(1500, 46_000), much(200, 4_000)  # of each back end
 SILENCE_S = 30.0
@@ -138,6 +140,25 @@ def test_whatever_is_said_makes_a_whole_machine_or_none(sources: Any, cpu: str) 
                 assert len(os.listdir("/proc/self/fd")) == files
     assert came["UsageError"] > came["running"] > 0, came
     report(f"wire: {cpu}: {PLAYED} mutants played: {dict(came)}")
+
+
+@pytest.mark.parametrize("more", [(Kind.REFUSED, b"no"), (Kind.PAGES, b"no"), (Kind.YOURS, b""), (99, b"")])
+def test_who_has_given_it_away_has_no_say(sources: Any, more: tuple[int, bytes]) -> None:
+    """The source sends something after YOURS, and is gone before it can be told RUNS: the machine runs."""
+    stream = sources[0][0]
+    ours, theirs = socket.socketpair()
+
+    def say() -> None:
+        with theirs:
+            theirs.sendall(packed(stream[:-1]))
+            theirs.recv(2 * HEAD.size, socket.MSG_WAITALL)  # WELCOME and TAKEN
+            theirs.sendall(packed([stream[-1], more]))
+
+    with ThreadPoolExecutor(1) as pool, Channel(ours, NOWHERE, SILENCE_S) as channel:
+        saying = pool.submit(say)
+        destination = Destination(channel, Here(), "given", at(Gate.YOURS_HEARD, saying.result))
+        with Machine(destination.take(), destination.irq) as vm:
+            assert _whole(vm) == "running"
 
 
 def _played(said: bytes, pool: ThreadPoolExecutor, *, rude: bool = False) -> str:

@@ -17,6 +17,7 @@ from rulebook import Boot
 
 from labkit import GuestError, HostError, LabkitError, Machine, UsageError
 from labkit.abi import Fault
+from labkit.loader import guest_image
 from labkit.trace.events import Gate
 
 Listen = Callable[..., Any]
@@ -203,6 +204,14 @@ def test_a_guest_that_crashes_on_its_way_stays(vm: Machine, listen: Listen) -> N
         arrival.machine(WAIT_S)
     vm.reset()
     runs_on(vm)
+
+
+def test_a_guest_that_ends_on_its_way_stays(boot: Boot, listen: Listen) -> None:
+    """A kernel that came to its end: its exit code is told here."""
+    vm = boot(kernel=guest_image("storm"), cmdline="irq=poll requests=10")
+    with pytest.raises(UsageError, match="exited: there is nothing to go on with there"):
+        vm.migrate(listen().address, progress=at(Gate.ROUND_SENT, lambda: vm.wait(WAIT_S)), rounds=1)
+    assert (vm.state, vm.exit_code) == ("exited", 1)
 
 
 def test_what_is_over_does_not_move(boot: Boot, listen: Listen) -> None:
