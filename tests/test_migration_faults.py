@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from certificates import folder
 from moves import DESTINATIONS, SOURCES, WAIT_S, at, moved
 from rulebook import Boot
 
@@ -24,6 +26,7 @@ from labkit.trace.events import Gate
 Listen = Callable[..., Any]
 Tell = Callable[[Progress], None]
 SECTOR = b"before".ljust(512, b".")
+FOR_EVER_S = 3600
 PROMISED = Gate.YOURS_SENT  # from here on the source has given it away
 
 
@@ -217,7 +220,23 @@ def test_who_comes_with_nonsense_leaves_nothing(vm: Machine, listen: Listen) -> 
 def test_an_interrupted_cell_calls_it_back(vm: Machine, stranger: socket.socket) -> None:
     """Ctrl-C while the other side says nothing: the machine is not on its way any more, and runs."""
     with interrupted():
-        vm.migrate(f"unix:{stranger.getsockname()}", timeout_s=WAIT_S)
+        vm.migrate(f"unix:{stranger.getsockname()}", timeout_s=FOR_EVER_S)
+    called_back(vm)
+
+
+def test_an_interrupted_cell_reaches_for_nobody(vm: Machine, tmp_path: Path) -> None:
+    """The same while it is still being connected: somebody is there, and does not begin TLS."""
+    authority = trustme.CA()
+    with socket.create_server(("127.0.0.1", 0)) as silent, interrupted():
+        address = f"tcp:{silent.getsockname()[1]}"
+        vm.migrate(address, tls=folder(tmp_path / "tls", authority, authority), timeout_s=FOR_EVER_S)
+    called_back(vm)
+
+
+def called_back(vm: Machine) -> None:
+    """As soon as its thread has ended."""
+    while vm._board.migration is not None:
+        os.sched_yield()
     runs_on(vm)
 
 
