@@ -287,5 +287,5 @@ def test_the_spinning_guest_says_what_it_lacks(boot: Boot) -> None:
 def test_guest_images_have_names() -> None:
     """A guest that was not built is named, with those that were."""
     assert labkit.guest_image("spin").name == "spin.elf"
-    with pytest.raises(UsageError, match="agent, ping, spin, storm"):
+    with pytest.raises(UsageError, match="agent, journal, ping, spin, storm"):
         labkit.guest_image("spun")
