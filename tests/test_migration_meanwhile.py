@@ -22,8 +22,13 @@ from labkit.trace.events import Gate
 
 Listen = Callable[..., Any]
 SECTOR = b"before".ljust(512, b".")
+FDS_MAX = 60  # more than any machine opens
 WHILE_IT_RUNS = (Gate.CONNECTED, Gate.HELLO_SENT, Gate.WELCOME_HEARD, Gate.ROUND_SENT)
 HANDED_OVER = tuple(gate for gate in Gate if Gate.STOPPED <= gate <= Gate.YOURS_SENT)
+
+
+class OnPurpose(Exception):
+    """What a test raises at a gate."""
 
 
 @pytest.fixture
@@ -226,6 +231,26 @@ def test_what_is_over_does_not_move(boot: Boot, listen: Listen) -> None:
         vm.migrate("unix:nobody.sock")
 
 
+def test_a_snapshot_from_before_is_taken_up_after_a_failed_move(vm: Machine, listen: Listen) -> None:
+    """What was written is the migration's affair while it lasts; afterwards the snapshot is restored whole."""
+
+    def fail() -> None:
+        vm.guest.storm(20)
+        raise OnPurpose
+
+    vm.pause()
+    before = vm.snapshot()
+    vm.resume()
+    vm.guest.storm(20)
+    with pytest.raises(OnPurpose):
+        vm.migrate(listen().address, progress=at(Gate.ROUND_SENT, fail))
+    vm.guest.storm(20)
+    vm.restore(before)
+    assert vm.snapshot().memory == before.memory
+    vm.resume()
+    runs_on(vm)
+
+
 # -- no room -----------------------------------------------------------------------------------------------------------
 
 
@@ -262,3 +287,38 @@ def test_no_room_for_its_memory_there(vm: Machine, listen: Listen) -> None:
         with pytest.raises(HostError):
             arrival.machine(WAIT_S)
     runs_on(vm)
+
+
+def test_no_fd_is_left_there(vm: Machine, listen: Listen) -> None:
+    """Whichever is the one too many: a clear error there, nothing left of what was begun, and the source runs on."""
+    vm = moved(vm, listen())  # what is imported late is imported
+    for more in range(FDS_MAX):
+        with contextlib.ExitStack() as limited:
+            limit = at(Gate.HELLO_HEARD, lambda more=more, limited=limited: limited.enter_context(few_files(more)))
+            arrival = listen(progress=limit)
+            try:
+                vm.migrate(arrival.address)
+            except LabkitError as error:
+                with pytest.raises(HostError) as failed:
+                    arrival.machine(WAIT_S)
+                assert failed.value.errno == errno.EMFILE, f"{more} more fds: {failed.value}"
+                assert "EMFILE" in str(error), f"{more} more fds: {error}"
+            else:
+                break
+        runs_on(vm)
+    assert arrival.machine(WAIT_S).guest.read(3) == SECTOR
+
+
+@contextlib.contextmanager
+def few_files(more: int) -> Iterator[None]:
+    """No more than so many fds beside those that are open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.dup(0) for _ in range(more + 1)]
+    limit = max(free)
+    for fd in free:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
