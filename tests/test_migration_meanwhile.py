@@ -296,15 +296,11 @@ def test_no_fd_is_left_there(vm: Machine, listen: Listen) -> None:
         with contextlib.ExitStack() as limited:
             limit = at(Gate.HELLO_HEARD, lambda more=more, limited=limited: limited.enter_context(few_files(more)))
             arrival = listen(progress=limit)
-            try:
+            with contextlib.suppress(UsageError):  # refused
                 vm.migrate(arrival.address)
-            except LabkitError as error:
-                with pytest.raises(HostError) as failed:
-                    arrival.machine(WAIT_S)
-                assert failed.value.errno == errno.EMFILE, f"{more} more fds: {failed.value}"
-                assert "EMFILE" in str(error), f"{more} more fds: {error}"
-            else:
                 break
+            with pytest.raises(HostError, match="EMFILE"):
+                arrival.machine(WAIT_S)
         runs_on(vm)
     assert arrival.machine(WAIT_S).guest.read(3) == SECTOR
 
