@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from moves import DESTINATIONS, SOURCES, WAIT_S, at, moved
 from rulebook import Boot
 
 from labkit import HostError, LabkitError, Machine, UsageError
+from labkit.migration.address import parse
+from labkit.migration.channel import Listener
 from labkit.migration.progress import Progress
-from labkit.migration.wire import HEAD
+from labkit.migration.wire import HEAD, Kind, Wire
 from labkit.trace.events import Gate
 
 Listen = Callable[..., Any]
@@ -204,6 +207,48 @@ def test_who_answers_nonsense_gets_no_machine(vm: Machine, stranger: socket.sock
         vm.migrate(f"unix:{stranger.getsockname()}")
     thread.join()
     runs_on(vm)
+
+
+@pytest.mark.parametrize(
+    ("word", "instead", "why", "state"),
+    [
+        (Kind.TAKEN, "nonsense", "frame 1 came where TAKEN was due", "running"),
+        (Kind.TAKEN, "silence", "did not answer", "running"),
+        (Kind.TAKEN, "the end", "closed the connection or died", "running"),
+        (Kind.RUNS, "nonsense", "did not confirm it: frame 1 came where RUNS was due", "migrated"),
+        (Kind.RUNS, "silence", "did not confirm it: .* did not answer", "migrated"),
+        (Kind.RUNS, "the end", "closed the connection or died", "running"),
+    ],
+)
+def test_better_none_than_both(vm: Machine, tmp_path: Path, word: Kind, instead: str, why: str, state: str) -> None:
+    """Before YOURS it is the source's, whatever is heard; afterwards only if the other side has ended without RUNS."""
+    with Listener(parse(f"unix:{tmp_path}/odd.sock")) as listener, ThreadPoolExecutor(1) as beside:
+        over = threading.Event()
+        answering = beside.submit(half_a_destination, listener, word, instead, over)
+        with pytest.raises(LabkitError, match=why):
+            vm.migrate(str(listener.address), timeout_s=0.5 if instead == "silence" else WAIT_S)
+        over.set()
+        answering.result(WAIT_S)
+    assert vm.state == state
+    if state == "running":
+        runs_on(vm)
+
+
+def half_a_destination(listener: Listener, word: Kind, instead: str, over: threading.Event) -> None:
+    """Says all that is due until `word`."""
+    with listener.accept(WAIT_S) as channel:
+        wire = Wire(channel)
+        wire.expect(Kind.HELLO)
+        wire.send(Kind.WELCOME)
+        while wire.expect(Kind.PAGES, Kind.ROUND, Kind.DISK, Kind.STATE).kind is not Kind.STATE:
+            pass
+        if word is Kind.RUNS:
+            wire.send(Kind.TAKEN)
+            wire.expect(Kind.YOURS)
+        if instead == "nonsense":
+            wire.send(Kind.HELLO, b"nonsense")
+        if instead != "the end":
+            assert over.wait(WAIT_S)
 
 
 def test_who_comes_with_nonsense_leaves_nothing(vm: Machine, listen: Listen) -> None:
