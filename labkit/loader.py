@@ -56,6 +56,13 @@ def kernel_from(name: str, file: bytes) -> Image:
     return _image(path, segments, entry, lab=False)._replace(file=file)
 
 
+def check_fits(image: Image, memory_mib: int) -> None:
+    """UsageError: the machine has too little memory for it."""
+    end = max(segment.gpa + segment.size for segment in image.segments)
+    if end > memory_mib << 20:
+        raise UsageError(f"{image.name} needs memory up to {end:#x}: memory_mib={memory_mib} is too small")
+
+
 def lab_guest(name: str) -> Image:
     """One of the guests built with the package, read once a process. HostError: not built; UsageError: not this ABI."""
     return _lab_image(abi.GUEST_IMAGES / f"{name}.bin")

@@ -16,7 +16,7 @@ from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import GuestCrash, GuestError, HostError, UsageError
 from labkit.guest import Guest
-from labkit.loader import Image, lab_guest, load_kernel
+from labkit.loader import check_fits, lab_guest, load_kernel
 from labkit.memory import GuestMemory
 from labkit.trace import Trace
 from labkit.trace.events import State
@@ -261,7 +261,9 @@ class Machine(MachineLook):
         self._check_commands()
         if self._board.crash is not None and not mends:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
-        return self._board.owner.call(work)
+        if self._board.migration is not None and self._board.owner.is_current:
+            raise UsageError("the machine is being handed over: nothing can be asked of it until that has ended")
+        return self._board.owner.call(lambda: self._if_here(work))
 
     def _check_commands(self) -> None:
         """UsageError: closed, gone, or asked by one of its own threads."""
@@ -270,6 +272,14 @@ class Machine(MachineLook):
             raise UsageError(
                 "a device's handle() runs in a thread of the machine: it cannot wait for the machine to stop"
             )
+        self._check_here()
+
+    def _if_here(self, work: Any) -> Any:
+        """In the owner thread: it may have been handed over while this waited for its turn."""
+        self._check_here()
+        return work()
+
+    def _check_here(self) -> None:
         if self._board.runstate.state is State.MIGRATED:
             raise UsageError("the machine has moved away: here it can be looked at and closed")
 
@@ -343,7 +353,7 @@ def boot(
     _check_range("vcpus", vcpus, 1, abi.VCPUS_MAX)
     _check_range("memory_mib", memory_mib, abi.MEMORY_MIN_MIB, abi.MEMORY_MAX_MIB)
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
-    _check_fits(image, memory_mib)
+    check_fits(image, memory_mib)
     ways = _irq(irq)
     options = catalogue.Options(
         disk=disk, writable=writable or None, queues=queues, delay_ns=delay_ns, net=net, pcap=pcap, mac=mac
@@ -466,12 +476,6 @@ def _irq(name: str) -> Irq:
 def _check_range(name: str, value: int, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise UsageError(f"{name}={value!r}: a whole number from {least} to {most}")
-
-
-def _check_fits(image: Image, memory_mib: int) -> None:
-    end = max(segment.gpa + segment.size for segment in image.segments)
-    if end > memory_mib << 20:
-        raise UsageError(f"{image.name} needs memory up to {end:#x}: memory_mib={memory_mib} is too small")
 
 
 def _close(board: Board) -> None:

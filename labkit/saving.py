@@ -162,11 +162,8 @@ def arrive(board: Board, parts: object) -> None:
     What belongs to the host is this host's (`HostNotifiers.as_here`). UsageError: they do not fit or are damaged; the
     machine is good for a close only then.
     """
-    if not isinstance(parts, dict):
-        raise UsageError("saved state: it has no parts")
-    _check_names(parts, PARTS - {"cpu"})
     with board.stopped(lib.ASK_SETTLE):
-        found = _looked_at(board, parts)
+        found = fitting(board, parts)
         found["device"]["notifiers"] = board.proxy.notifiers.as_here(found["device"]["notifiers"])
         _load_parts(board, found)
 
@@ -174,9 +171,22 @@ def arrive(board: Board, parts: object) -> None:
 def arrive_cpu(board: Board, plain: object) -> None:
     """The same with the CPU's state, after the others'."""
     with board.stopped(lib.ASK_SETTLE):
-        cpu = CpuState.from_plain(plain)
-        board.cpu.check(cpu)
-        board.cpu.load(cpu, known=True)
+        board.cpu.load(fitting_cpu(board, plain), known=True)
+
+
+def fitting(board: Board, parts: object) -> PartState:
+    """Every part's state but the CPU's, looked at by its part; nothing is loaded. UsageError: it does not fit."""
+    if not isinstance(parts, dict):
+        raise UsageError("saved state: it has no parts")
+    _check_names(parts, PARTS - {"cpu"})
+    return _looked_at(board, parts)
+
+
+def fitting_cpu(board: Board, plain: object) -> CpuState:
+    """The same of the CPU."""
+    cpu = CpuState.from_plain(plain)
+    board.cpu.check(cpu)
+    return cpu
 
 
 def saved(board: Board) -> PartState:

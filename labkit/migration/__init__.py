@@ -45,6 +45,7 @@ def leave(
 ) -> Migration:
     """Begin; see `Machine.migrate`. `keep`: what must not be forgotten meanwhile."""
     to, context = parse(address), None if tls is None else sealing.context(tls, False)
+    board.check_plugged()
     migration = Migration(
         board, irq, keep, to, tls=context, limits=limits, timeout_s=_checked(timeout_s), tell=progress
     )

@@ -105,7 +105,7 @@ class Destination:
     def _refuse(self, error: BaseException) -> None:
         why = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__} on this side"
         with suppress(LabkitError):  # it may be gone itself
-            self._wire.send(Kind.REFUSED, why.encode()[:SAID_MAX])
+            self._wire.send(Kind.REFUSED, why.encode(errors="replace")[:SAID_MAX])
 
     # -- the machine ---------------------------------------------------------------------------------------------------
 
@@ -150,12 +150,10 @@ class Destination:
         while (frame := self._wire.expect(Kind.DISK, Kind.STATE)).kind is Kind.DISK:
             _ram_disk(board).put(*unpack_disk(frame))
         self._pass(Gate.STATE_HEARD)
-        said = unpack_state(frame)
-        if not isinstance(said, dict) or said.keys() != {"running", "cpu"} or not isinstance(said["running"], bool):
-            raise UsageError("STATE is none of a machine")
-        arrive_cpu(board, said["cpu"])
+        running, cpu = state_of(frame)
+        arrive_cpu(board, cpu)
         self._pass(Gate.LOADED)
-        return said["running"]
+        return running
 
     # -- whose it is ---------------------------------------------------------------------------------------------------
 
@@ -179,14 +177,22 @@ class Destination:
             self._pass(Gate.YOURS_HEARD)
 
     def _go(self, board: Board, *, running: bool) -> None:
-        """The word goes before the deed; nobody may be there to hear it."""
-        with suppress(HostError):
+        """The word goes before the deed; whoever hears it, or nobody, has no say any more."""
+        with suppress(LabkitError):
             self._wire.send(Kind.RUNS)
         self.ours = True
         self._pass(Gate.RUNS_SENT)
         if running:
             board.resume()
         self._pass(Gate.RUNS)
+
+
+def state_of(frame: Frame) -> tuple[bool, State]:
+    """Did it run, and its CPU's state, of which only the form is known to be right. UsageError: it is none."""
+    said = unpack_state(frame)
+    if not isinstance(said, dict) or said.keys() != {"running", "cpu"} or not isinstance(said["running"], bool):
+        raise UsageError("STATE is none of a machine")
+    return said["running"], said["cpu"]
 
 
 def rehearse(board: Board, sent: Callable[[State], Any] = lambda state: state) -> None:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from labkit import abi
-from labkit.errors import HostError, UsageError
+from labkit.errors import HostError, LabkitError, UsageError
 from labkit.migration.channel import Channel
 
 FORMAT = 1
@@ -112,10 +112,12 @@ class Wire:
         return Frame(kind, payload)
 
     def _look_for_refusal(self) -> None:
-        """It may have said why before it closed; Refused then."""
+        """It may have said why before it closed; Refused then. Anything else that it said counts no more."""
         try:
             self.expect(Kind.REFUSED)
-        except HostError:
+        except Refused:
+            raise
+        except LabkitError:
             return
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from labkit.abi import NUMBERS
-from labkit.errors import UsageError
+from labkit.errors import HostError, UsageError
 from labkit.native import lib
 from labkit.pc.bus import ALL_ONES
 from labkit.pc.pci import PciFunction
@@ -48,7 +48,7 @@ class Msix:
         self.reset()
         try:
             for vector in range(vectors):
-                fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                fd = _eventfd()
                 self._fds.append(fd)
                 router.bind_vector(vector, fd)
                 device.vectors[vector].fd = fd
@@ -161,3 +161,10 @@ class Msix:
             self._device.vectors[vector].fd = -1
             os.close(fd)
         self._fds = []
+
+
+def _eventfd() -> int:
+    try:
+        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    except OSError as error:
+        raise HostError("eventfd", error.errno or 0, "too many open files?") from error
