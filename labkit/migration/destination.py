@@ -161,8 +161,7 @@ class Destination:
 
     def _go(self, board: Board, *, running: bool) -> None:
         """In the owner thread. The word goes before the deed; nobody may be there to hear it."""
-        with suppress(HostError):
-            self._wire.send(Kind.RUNS)
+        self._wire.try_to_send(Kind.RUNS)
         self.ours = True
         self._pass(Gate.RUNS_SENT)
         if running:

@@ -162,7 +162,7 @@ class Source:
         self._wire.expect(Kind.TAKEN)
         self._pass(Gate.TAKEN_HEARD)
         self._promised = True
-        self._wire.send(Kind.YOURS)
+        self._wire.try_to_send(Kind.YOURS)  # who ran without it, by the lock, has said so and gone
         self._pass(Gate.YOURS_SENT)
         self._wire.expect(Kind.RUNS)
         self.gone = True

@@ -14,6 +14,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -79,13 +80,21 @@ class Wire:
 
         Refused, if the other side has said why it listens no more.
         """
-        size = sum(memoryview(part).nbytes for part in parts)
-        head = HEAD.pack(MAGIC, FORMAT, kind, size, _checksum(kind, size, parts))
         try:
-            self.channel.send(head, *parts)
+            self._put(kind, parts)
         except HostError:
             self._look_for_refusal()
             raise
+
+    def try_to_send(self, kind: Kind) -> None:
+        """A frame without payload, to somebody who may be gone: what they said before is there to be expected."""
+        with suppress(HostError):
+            self._put(kind, ())
+
+    def _put(self, kind: Kind, parts: tuple[Any, ...]) -> None:
+        size = sum(memoryview(part).nbytes for part in parts)
+        head = HEAD.pack(MAGIC, FORMAT, kind, size, _checksum(kind, size, parts))
+        self.channel.send(head, *parts)
 
     def expect(self, *kinds: Kind) -> Frame:
         """The next frame, which must be one of `kinds`."""
