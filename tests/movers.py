@@ -104,13 +104,19 @@ def play_source(line: Connection, part: Part) -> None:
 
 
 def _let_no_look_find_nothing(vm: Machine) -> None:
-    """While it runs, each look at the dirty pages waits for a write that the guest knows of: there are rounds, then."""
+    """While it runs, the guest writes before and after each look at the dirty pages: there are rounds, and a rest."""
     take = vm._board.dirty.take
 
+    def let_write() -> None:
+        journal.wait_for_writes(vm, journal.read_table(vm.memory.read).writes + 1)
+
     def take_some() -> Pages[int]:
-        if vm.state == "running":
-            journal.wait_for_writes(vm, journal.read_table(vm.memory.read).writes + 1)
-        return take()
+        if vm.state != "running":
+            return take()
+        let_write()
+        found = take()
+        let_write()
+        return found
 
     vm._board.dirty.take = take_some
 
