@@ -178,8 +178,7 @@ class Destination:
 
     def _go(self, board: Board, *, running: bool) -> None:
         """The word goes before the deed; whoever hears it, or nobody, has no say any more."""
-        with suppress(LabkitError):
-            self._wire.send(Kind.RUNS)
+        self._wire.try_to_send(Kind.RUNS)
         self.ours = True
         self._pass(Gate.RUNS_SENT)
         if running:

@@ -166,8 +166,8 @@ class Source:
     def _part(self) -> None:
         self._wire.expect(Kind.TAKEN)
         self._pass(Gate.TAKEN_HEARD)
-        self._wire.send(Kind.YOURS)
-        self._promised = True  # a word that could not be sent is none
+        # Who ran without it, by the lock, has said so and gone. And a word that could not be sent is no promise.
+        self._promised = self._wire.try_to_send(Kind.YOURS)
         self._pass(Gate.YOURS_SENT)
         self._wire.expect(Kind.RUNS)
         self.gone = True

@@ -83,13 +83,24 @@ class Wire:
 
         Refused, if the other side has said why it listens no more.
         """
-        size = sum(memoryview(part).nbytes for part in parts)
-        head = HEAD.pack(MAGIC, FORMAT, kind, size, _checksum(kind, size, parts))
         try:
-            self.channel.send(head, *parts)
+            self._put(kind, parts)
         except HostError:
             self._look_for_refusal()
             raise
+
+    def try_to_send(self, kind: Kind) -> bool:
+        """A frame without payload, to somebody who may be gone: what they said before is there to be expected."""
+        try:
+            self._put(kind, ())
+        except HostError:
+            return False
+        return True
+
+    def _put(self, kind: Kind, parts: tuple[Any, ...]) -> None:
+        size = sum(memoryview(part).nbytes for part in parts)
+        head = HEAD.pack(MAGIC, FORMAT, kind, size, _checksum(kind, size, parts))
+        self.channel.send(head, *parts)
 
     def expect(self, *kinds: Kind) -> Frame:
         """The next frame, which must be one of `kinds`."""
