@@ -62,7 +62,7 @@ class DirtyPages:
         found = lib.lk_dirty_take(self._memory.native, self._cpu.written(), self._found)
         return array("I", bytes(ffi.buffer(self._found, found * ffi.sizeof("uint32_t"))))
 
-    def copy(self, pages: Iterable[int]) -> bytes:
+    def copy(self, pages: Iterable[int]) -> bytearray:
         """Contents of `pages`, PAGE_BYTES each, in their order: those that the next `take` tells changes of.
 
         UsageError: a page outside RAM.
@@ -71,7 +71,7 @@ class DirtyPages:
         out = bytearray(len(wanted) * PAGE_BYTES)
         native = self._memory.open_native()
         self._check(lib.lk_dirty_copy(native, _indices(wanted), len(wanted), ffi.from_buffer(out)))
-        return bytes(out)
+        return out
 
     def put_back(self, pages: Iterable[int], image: bytes | memoryview) -> None:
         """Make `pages` again what they are in `image`, a copy of all of RAM (bytes, or a mapping of a file).

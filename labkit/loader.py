@@ -46,13 +46,21 @@ def load_kernel(path: Path) -> Image:
     return _image(path, segments, entry, lab=False)._replace(file=text)
 
 
+@lru_cache(maxsize=1)
 def kernel_from(name: str, file: bytes) -> Image:
-    """The same, of a file that came from elsewhere: the `file` of an Image."""
+    """The same, of a file that came from elsewhere: the `file` of an Image. It often comes again."""
     path = Path(name)
     entry, segments = _read_elf(path, file)
     _check_segments(path, segments)
     _check_multiboot(path, file)
     return _image(path, segments, entry, lab=False)._replace(file=file)
+
+
+def check_fits(image: Image, memory_mib: int) -> None:
+    """UsageError: the machine has too little memory for it."""
+    end = max(segment.gpa + segment.size for segment in image.segments)
+    if end > memory_mib << 20:
+        raise UsageError(f"{image.name} needs memory up to {end:#x}: memory_mib={memory_mib} is too small")
 
 
 def lab_guest(name: str) -> Image:

@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from labkit.board import Board, Plan
 from labkit.errors import GuestCrash, GuestError, HostError, UsageError
 from labkit.guest import Guest
 from labkit.holds import Gates, Held
-from labkit.loader import Image, lab_guest, load_kernel
+from labkit.loader import check_fits, lab_guest, load_kernel
 from labkit.memory import GuestMemory
 from labkit.trace import Trace
 from labkit.trace.events import State
@@ -291,8 +291,10 @@ class Machine(MachineLook):
         self._check_commands()
         if self._board.crash is not None and not mends:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
+        if self._board.migration is not None and self._board.owner.is_current:
+            raise UsageError("the machine is being handed over: nothing can be asked of it until that has ended")
         with self._board.gates.lifted():
-            return self._board.owner.call(work)
+            return self._board.owner.call(lambda: self._if_here(work))
 
     def _check_commands(self) -> None:
         """UsageError: closed, gone, or asked by one of its own threads."""
@@ -301,6 +303,14 @@ class Machine(MachineLook):
             raise UsageError(
                 "a device's handle() runs in a thread of the machine: it cannot wait for the machine to stop"
             )
+        self._check_here()
+
+    def _if_here(self, work: Any) -> Any:
+        """In the owner thread: it may have been handed over while this waited for its turn."""
+        self._check_here()
+        return work()
+
+    def _check_here(self) -> None:
         if self._board.runstate.state is State.MIGRATED:
             raise UsageError("the machine has moved away: here it can be looked at and closed")
 
@@ -372,7 +382,7 @@ def boot(
     _check_range("vcpus", vcpus, 1, abi.VCPUS_MAX)
     _check_range("memory_mib", memory_mib, abi.MEMORY_MIN_MIB, abi.MEMORY_MAX_MIB)
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
-    _check_fits(image, memory_mib)
+    check_fits(image, memory_mib)
     ways = _irq(irq)
     options = catalogue.Options(
         disk=disk, writable=writable or None, queues=queues, delay_ns=delay_ns, net=net, pcap=pcap, mac=mac
@@ -402,6 +412,7 @@ def receive(
     net: str | LinkEnd | None = None,
     pcap: str | os.PathLike[str] | None = None,
     cpu: str = "auto",
+    expect: Mapping[str, Any] | None = None,
     tls: str | os.PathLike[str] | None = None,
     timeout_s: float = 10.0,
     progress: Callable[[Progress], object] | None = None,
@@ -411,7 +422,9 @@ def receive(
     address: "unix:/path", "tcp:port" on the loopback, or "tcp:host:port", beyond the loopback only with `tls`.
     disk: where the machine's disk is here; may be left out on a unix socket, where the source is this user's own.
     device: an object of the same class, if the machine's device is one of your own. net, pcap: as `boot` takes them.
-    cpu: must be what the machine ran on. tls, timeout_s, progress: as `Machine.migrate` takes them.
+    cpu: must be what the machine ran on.
+    expect: what the machine has to be, by `boot`'s names: {"revision": "today", "vcpus": 2}; another is refused.
+    tls, timeout_s, progress: as `Machine.migrate` takes them.
 
     UsageError: it does not fit here, or what came was no machine or a damaged one. HostError: the connection broke. The
     source runs on then.
@@ -423,6 +436,7 @@ def receive(
         net=net,
         pcap=pcap,
         cpu=cpu,
+        expect=expect,
         tls=tls,
         timeout_s=timeout_s,
         progress=progress,
@@ -439,6 +453,7 @@ def listen(
     net: str | LinkEnd | None = None,
     pcap: str | os.PathLike[str] | None = None,
     cpu: str = "auto",
+    expect: Mapping[str, Any] | None = None,
     tls: str | os.PathLike[str] | None = None,
     timeout_s: float = 10.0,
     progress: Callable[[Progress], object] | None = None,
@@ -450,7 +465,16 @@ def listen(
     from labkit import migration
 
     here = migration.Here(disk=disk, device=device, net=net, pcap=pcap, cpu=cpu)
-    return migration.arrive(address, here, _next_name(), Machine, tls=tls, timeout_s=timeout_s, progress=progress)
+    return migration.arrive(
+        address,
+        here,
+        _next_name(),
+        Machine,
+        expect=expect or {},
+        tls=tls,
+        timeout_s=timeout_s,
+        progress=progress,
+    )
 
 
 def _next_name() -> str:
@@ -490,12 +514,6 @@ def _irq(name: str) -> Irq:
 def _check_range(name: str, value: int, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise UsageError(f"{name}={value!r}: a whole number from {least} to {most}")
-
-
-def _check_fits(image: Image, memory_mib: int) -> None:
-    end = max(segment.gpa + segment.size for segment in image.segments)
-    if end > memory_mib << 20:
-        raise UsageError(f"{image.name} needs memory up to {end:#x}: memory_mib={memory_mib} is too small")
 
 
 def _close(board: Board) -> None:

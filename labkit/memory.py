@@ -17,7 +17,10 @@ class GuestMemory:
 
     def __init__(self, mib: int) -> None:
         self.size_bytes = mib << 20
-        self.fd = os.memfd_create("labkit-ram", os.MFD_CLOEXEC)
+        try:
+            self.fd = os.memfd_create("labkit-ram", os.MFD_CLOEXEC)
+        except OSError as error:
+            raise HostError("memfd_create", error.errno or 0, f"{mib} MiB of guest memory") from error
         try:
             os.ftruncate(self.fd, self.size_bytes)
         except OSError as error:

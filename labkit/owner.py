@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import _thread
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from labkit.errors import UsageError
 from labkit.native import lib
 from labkit.threads import Thread
 from labkit.trace.events import Actor
@@ -22,8 +24,8 @@ class Owner:
     """The owner thread of a machine. A daemon: a forgotten machine must not keep the interpreter alive."""
 
     def __init__(self, name: str) -> None:
-        self._requests: SimpleQueue[Work | None] = SimpleQueue()
-        self._thread = Thread(partial(_serve, self._requests), f"{name}-owner")
+        self._requests = _Requests()
+        self._thread = Thread(self._requests.serve, f"{name}-owner")
 
     def submit(self, work: Work) -> Future[Any]:
         """Queue `work`; its result or exception arrives in the future."""
@@ -34,11 +36,16 @@ class Owner:
         return future
 
     def call(self, work: Work) -> Any:
-        """Do `work` in the owner thread and wait for it. KeyboardInterrupt gets out of the wait, not of the work."""
+        """Do `work` in the owner thread and wait for it. KeyboardInterrupt gets out of the wait, not of the work.
+
+        UsageError: the machine was closed before its turn came.
+        """
         if self._thread.is_current:
             return work()
         answer = _Answer(work)
-        self._requests.put(answer.give)
+        self._requests.put(answer)
+        if self._requests.over:
+            self._requests.refuse()
         return answer.wait()
 
     @property
@@ -55,6 +62,28 @@ class Owner:
         self._thread.join(timeout_s)
 
 
+class _Requests(SimpleQueue["Work | None"]):
+    """What is asked of the owner. Whoever asks after the end refuses it himself, or the thread does: nobody waits."""
+
+    over = False
+
+    def serve(self) -> None:
+        """In the thread: one after the other, until None."""
+        lib.lk_set_actor(Actor.OWNER)
+        while (request := self.get()) is not None:
+            request()
+            del request  # keep nothing of the machine alive while idle
+        self.over = True
+        self.refuse()
+
+    def refuse(self) -> None:
+        """All that is left."""
+        with suppress(Empty):
+            while True:
+                if isinstance(request := self.get_nowait(), _Answer):
+                    request.refuse()
+
+
 class _Answer:
     """A future for one waiting caller, with one lock: half the way there and back of a whole one."""
 
@@ -65,11 +94,15 @@ class _Answer:
         self._given = _thread.allocate_lock()
         self._given.acquire()
 
-    def give(self) -> None:
+    def __call__(self) -> None:
         try:
             self._value = self._work()
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
             self._error = error
+        self._given.release()
+
+    def refuse(self) -> None:
+        self._error = UsageError("the machine is closed")
         self._given.release()
 
     def wait(self) -> Any:
@@ -84,10 +117,3 @@ def _fulfil(future: Future[Any], work: Work) -> None:
         future.set_result(work())
     except BaseException as error:  # noqa: BLE001 - it is handed to whoever asks the future
         future.set_exception(error)
-
-
-def _serve(requests: SimpleQueue[Work | None]) -> None:
-    lib.lk_set_actor(Actor.OWNER)
-    while (request := requests.get()) is not None:
-        request()
-        del request  # keep nothing of the machine alive while idle

@@ -39,7 +39,8 @@ def take(board: Board) -> Snapshot:
     running = board.runstate.running
     with board.settled(), board.locked(), _without_backend(board):
         cpu = board.cpu.save()
-        snapshot = Snapshot(described(board), running, save_parts(board, cpu), board.memory.contents())
+        parts = {"cpu": cpu.to_plain(), **save_parts(board)}
+        snapshot = Snapshot(described(board), running, parts, board.memory.contents())
         _begin_anew(board, Known(snapshot.memory, deepcopy(snapshot.parts), cpu))
         return snapshot
 
@@ -96,17 +97,16 @@ def _known(board: Board, snapshot: Snapshot) -> Known | None:
 
 def _checked(board: Board, parts: PartState) -> Known:
     """Every part has looked at its own. What the kernel thinks of a CPU's state it says only when it gets it."""
-    known = _looked_at(board, parts)
-    board.cpu.load(known.cpu)
-    return known
+    found, cpu = _looked_at(board, parts), CpuState.from_plain(parts["cpu"])
+    board.cpu.load(cpu)
+    return Known(b"", {"cpu": cpu.to_plain(), **found}, cpu)
 
 
-def _looked_at(board: Board, parts: PartState) -> Known:
+def _looked_at(board: Board, parts: PartState) -> PartState:
+    """All but the CPU's."""
     device = board.proxy.check_device(parts["device"])
     pci = board.pci.check(parts["pci"])
-    text = _text(parts["console"])
-    cpu = CpuState.from_plain(parts["cpu"])
-    return Known(b"", {"cpu": cpu.to_plain(), "device": device, "pci": pci, "console": text}, cpu)
+    return {"device": device, "pci": pci, "console": _text(parts["console"])}
 
 
 @contextmanager
@@ -127,9 +127,9 @@ def _check_stays(board: Board) -> None:
         raise UsageError("the machine is on its way to another host, which notes what is written: cancel that first")
 
 
-def _check_names(parts: PartState) -> None:
-    if parts.keys() != PARTS:
-        raise UsageError(f"saved state: it has not the parts of this version: {', '.join(sorted(PARTS))}")
+def _check_names(parts: PartState, names: frozenset[str] = PARTS) -> None:
+    if parts.keys() != names:
+        raise UsageError(f"saved state: it has not the parts of this version: {', '.join(sorted(names))}")
 
 
 def _load(board: Board, known: Known) -> None:
@@ -157,27 +157,48 @@ def _load_parts(board: Board, parts: PartState) -> None:
 
 
 def arrive(board: Board, parts: object) -> None:
-    """In the owner thread of a machine made for it, that has the memory already and never runs before.
+    """In the owner thread of a machine made for it, that has the memory already and never runs before: all but the CPU.
 
     What belongs to the host is this host's (`HostNotifiers.as_here`). UsageError: they do not fit or are damaged; the
     machine is good for a close only then.
     """
+    with board.stopped(lib.ASK_SETTLE):
+        found = fitting(board, parts)
+        found["device"]["notifiers"] = board.proxy.notifiers.as_here(found["device"]["notifiers"])
+        _load_parts(board, found)
+
+
+def arrive_cpu(board: Board, plain: object) -> None:
+    """The same with the CPU's state, after the others'."""
+    with board.stopped(lib.ASK_SETTLE):
+        board.cpu.load(fitting_cpu(board, plain), known=True)
+
+
+def fitting(board: Board, parts: object) -> PartState:
+    """Every part's state but the CPU's, looked at by its part; nothing is loaded. UsageError: it does not fit."""
     if not isinstance(parts, dict):
         raise UsageError("saved state: it has no parts")
-    _check_names(parts)
-    with board.stopped(lib.ASK_SETTLE):
-        known = _looked_at(board, parts)
-        board.cpu.check(known.cpu)
-        device = known.parts["device"]
-        device["notifiers"] = board.proxy.notifiers.as_here(device["notifiers"])
-        _load_parts(board, known.parts)
-        board.cpu.load(known.cpu, known=True)
+    _check_names(parts, PARTS - {"cpu"})
+    return _looked_at(board, parts)
+
+
+def fitting_cpu(board: Board, plain: object) -> CpuState:
+    """The same of the CPU."""
+    cpu = CpuState.from_plain(plain)
+    board.cpu.check(cpu)
+    return cpu
 
 
 def saved(board: Board) -> PartState:
-    """In the owner thread of a paused machine: every part's state."""
+    """In the owner thread of a paused machine: every part's state but the CPU's."""
     with board.stopped(lib.ASK_SETTLE):
-        return save_parts(board, board.cpu.save())
+        return save_parts(board)
+
+
+def saved_cpu(board: Board) -> PartState:
+    """The same of the CPU."""
+    with board.stopped(lib.ASK_SETTLE):
+        return board.cpu.save().to_plain()
 
 
 def described(board: Board) -> dict[str, str | int]:
@@ -187,10 +208,9 @@ def described(board: Board) -> dict[str, str | int]:
     return {**texts, "vcpus": plan.vcpus, "memory_mib": plan.memory_mib, "intx": int(plan.intx)}
 
 
-def save_parts(board: Board, cpu: CpuState) -> PartState:
-    """Every part's state; at rest and under the big lock."""
+def save_parts(board: Board) -> PartState:
+    """Every part's state but the CPU's; at rest and under the big lock."""
     return {
-        "cpu": cpu.to_plain(),
         "device": board.proxy.save_device(),
         "pci": board.pci.save(),
         "console": board.memory.console(),

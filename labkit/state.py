@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from labkit.errors import UsageError
 
 State = dict[str, Any]
+NAMES_SHOWN, NAME_SHOWN = 8, 40  # of fields that nobody knows, and characters of each
 
 
 class Number(NamedTuple):
@@ -49,8 +50,8 @@ def checked(part: str, shape: Shape, found: object) -> State:
     if not isinstance(found, Mapping):
         raise _wrong(part, f"is {type(found).__name__}, not a state")
     if found.keys() != shape.keys():
-        odd = sorted(map(str, found.keys() ^ shape.keys()))
-        raise _wrong(part, f"has not the fields of this version: {', '.join(odd)}")
+        odd = sorted(map(_shown, found.keys() ^ shape.keys()))
+        raise _wrong(part, f"has not the fields of this version: {', '.join(odd[:NAMES_SHOWN])}")
     return {name: _value(f"{part}.{name}", kind, found[name]) for name, kind in shape.items()}
 
 
@@ -72,6 +73,11 @@ def _value(name: str, kind: Any, value: object) -> Any:
             raise _wrong(name, f"is not a list of {kind.times}")
         return [checked(f"{name}[{at}]", kind.shape, one) for at, one in enumerate(value)]
     return checked(name, kind, value)
+
+
+def _shown(name: object) -> str:
+    """A name that may be anything, so that it can stand in an error."""
+    return repr(str(name))[1:-1][:NAME_SHOWN]
 
 
 def _wrong(name: str, why: str) -> UsageError:

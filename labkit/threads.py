@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import _thread
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.native import lib
+
+if TYPE_CHECKING:
+    from threading import Event
+
+STEP_S = 0.05
 
 
 class Thread:
@@ -34,6 +40,15 @@ class Thread:
         if ended := self._gone.acquire(timeout=timeout_s):
             self._gone.release()
         return ended
+
+
+def happened(event: Event, timeout_s: float | None) -> bool:
+    """Wait for it, in steps: a signal that comes just before a wait begins is lost to that wait."""
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    while not event.wait(STEP_S if until is None else max(0.0, min(STEP_S, until - time.monotonic()))):
+        if until is not None and time.monotonic() >= until:
+            return False
+    return True
 
 
 class BigLock:

@@ -118,3 +118,19 @@ def boot(leaves_nothing: None, cpu: str) -> Iterator[Callable[..., labkit.Machin
     yield boot_one
     while machines:
         machines.pop().close()
+
+
+@pytest.fixture
+def listen(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Listen on a unix socket of the test's own, or where it says; every machine that comes is closed at the end."""
+    arrivals: list[Any] = []
+
+    def begin(at: str = "", **options: Any) -> Any:
+        arrivals.append(labkit.listen(at or f"unix:{tmp_path}/{len(arrivals)}.sock", **options))
+        return arrivals[-1]
+
+    yield begin
+    for arrival in arrivals:
+        arrival.close()
+        if arrival.state == "here":
+            arrival.machine().close()

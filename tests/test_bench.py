@@ -15,7 +15,19 @@ from labkit import bench
 from labkit.abi import BlkType, Command
 from labkit.bench import BY_NAME, Report, qemu, run, table
 from labkit.bench.bare import BareVcpu, boot, paused
-from labkit.bench.row import QUICK, REQUESTS_PER_S, Effort, Peer, Row, Samples, Spec, Target, interleaved, spread
+from labkit.bench.row import (
+    PAGES_PER_S,
+    QUICK,
+    REQUESTS_PER_S,
+    Effort,
+    Peer,
+    Row,
+    Samples,
+    Spec,
+    Target,
+    interleaved,
+    spread,
+)
 from labkit.bench.rows import rows_on
 
 TINY = Effort(2, 2, kicks=20, trap_batches=2, ioeventfd_batches=4, requests=40, events=1000)
@@ -23,7 +35,8 @@ NEEDS_NO_GUEST = {"event", "import"}
 NAMES = [
     *("trap_kick", "ioeventfd_kick", "requests_on_1", "requests_on_8", "requests_on_32"),
     *("requests_off_1", "requests_off_8", "requests_off_32", "threads_on", "threads_off", "blocked_on", "blocked_off"),
-    *("spin", "boot", "reset", "reset_in_use"),
+    *("spin", "boot", "reset", "reset_in_use", "pause_resume", "snapshot", "restore", "restore_running"),
+    *("migrate_total_idle", "migrate_downtime_idle", "migrate_total_storm", "migrate_downtime_storm", "pages"),
     *("event", "import"),
 ]
 LEFT_OUT = ["threads_on", "threads_off", "blocked_on", "blocked_off"]  # on the emulated CPU
@@ -64,7 +77,7 @@ def test_a_row_has_value_floor_and_ratio(name: str, back_end: str) -> None:
     assert {"row", "value", "unit", "floor", "ratio", "peer"} <= row.keys()
     assert (row["row"], row["peer"], row["repetitions"]) == (name, None, TINY.repetitions)
     assert row["value"] > 0 and row["floor"] > 0
-    more_is_better = row["unit"] == "requests/s"
+    more_is_better = row["unit"] in ("requests/s", "pages/s")
     expected = row["floor"] / row["value"] if more_is_better else row["value"] / row["floor"]
     assert math.isclose(row["ratio"], expected)
     assert os.sched_getaffinity(0) == affinity
@@ -109,7 +122,7 @@ def test_values_and_floors_take_turns() -> None:
     assert samples == Samples((3.0, 5.0, 7.0), (4.0, 6.0, 8.0))
 
 
-@pytest.mark.parametrize(("unit", "ratio"), [("ns", 2.0), (REQUESTS_PER_S, 0.5)])
+@pytest.mark.parametrize(("unit", "ratio"), [("ns", 2.0), (REQUESTS_PER_S, 0.5), (PAGES_PER_S, 0.5)])
 def test_larger_is_worse(unit: str, ratio: float) -> None:
     """The ratio is turned round for throughputs, and so is the peer's."""
     row = Row(spec(unit), Samples((10.0, 200.0, 20.0), (10.0, 10.0, 500.0)), Peer(value=5.0, own=10.0))
@@ -294,9 +307,10 @@ def test_what_the_guest_prints_becomes_figures() -> None:
 
 
 def test_which_rows_are_compared() -> None:
-    """Kicks, requests and boot; a peer has no slow disk, spinning console, reset, event or import of ours."""
+    """Kicks, requests, boot and migrations; a peer has no slow disk, spinning console, reset or import of ours."""
     compared = [name for name in NAMES if qemu._trial(BY_NAME[name]) is not None]
-    ours_alone = ("threads", "blocked", "spin", "reset", "event", "import")
+    states = ("reset", "pause_resume", "snapshot", "restore")
+    ours_alone = ("threads", "blocked", "spin", *states, "pages", "event", "import")
     assert compared == [name for name in NAMES if not name.startswith(ours_alone)]
 
 

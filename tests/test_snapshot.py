@@ -159,6 +159,14 @@ def test_a_recording_knows_what_was_taken_up(boot: Boot) -> None:
     assert wrong(recorded(vm)) == {}
 
 
+def test_a_recording_of_another_machine_knows_it_too(boot: Boot) -> None:
+    """One that has done nothing yet: whether MSI-X is on, it hears by the load alone."""
+    source, other = boot(), boot(bring_up=False)
+    other.restore(source.snapshot())
+    other.pause()
+    assert wrong(recorded(other)) == {}
+
+
 @pytest.mark.emulated
 def test_an_emulated_machine_does_the_same_again(boot: Boot) -> None:
     """From one snapshot the same steps leave the same memory, to the byte."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
+from labkit.cpu import kvm_state
 from labkit.cpu.emulated import load_library
 from labkit.errors import HostError
 from labkit.machine import Machine
@@ -27,6 +28,9 @@ class Floor(Protocol):
 
     def reset_ns(self, times: int) -> int:
         """ns of a reset, the mean of `times`; 0 if the guest did not get where it should."""
+
+    def load_ns(self) -> int:
+        """ns of a vCPU's state set to what it is; 0 if it was refused."""
 
 
 class KvmFloor:
@@ -51,6 +55,11 @@ class KvmFloor:
     def reset_ns(self, times: int) -> int:
         """See Floor."""
         return int(lib.lk_kvm_bare_reset_ns(self._vcpu.native, *self._vcpu.entry_structs, times))
+
+    def load_ns(self) -> int:
+        """See Floor."""
+        prepared = kvm_state.Prepared(kvm_state.save_vcpu(self._vcpu.fd, 0, []), 0)
+        return int(lib.lk_kvm_bare_load_ns(self._vcpu.fd, prepared.loads, len(prepared.loads)))
 
 
 class EmulatedFloor:
@@ -78,6 +87,10 @@ class EmulatedFloor:
     def reset_ns(self, times: int) -> int:
         """See Floor."""
         return int(lib.lk_emulated_bare_reset_ns(self._cpu, self._vcpu.entry_struct, times))
+
+    def load_ns(self) -> int:
+        """See Floor."""
+        return int(lib.lk_emulated_bare_load_ns(self._cpu))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def boot(effort: Effort) -> Samples:
     """labkit.boot("blk") in a warm process, ms; closing is not counted."""
     return interleaved(
         lambda: _boot_ms(effort.cpu),
-        lambda: _ran(boot_ns(effort.cpu), "a bare boot") / NS_PER_MS,
+        lambda: ran(boot_ns(effort.cpu), "a bare boot") / NS_PER_MS,
         effort.repetitions,
     )
 
@@ -74,11 +74,11 @@ def reset_in_use(effort: Effort) -> Samples:
 
 
 def _bare_reset_us(bare: Floor, times: int) -> float:
-    return _ran(bare.reset_ns(times), "a bare reset") / NS_PER_US
+    return ran(bare.reset_ns(times), "a bare reset") / NS_PER_US
 
 
-def _ran(spent_ns: int, what: str) -> int:
-    """The core answers 0 ns for a guest that did not get where it should."""
+def ran(spent_ns: int, what: str) -> int:
+    """The core answers 0 ns for what did not get where it should."""
     if not spent_ns:
         raise HostError(what, errno.EIO, "it did not end as it should")
     return spent_ns

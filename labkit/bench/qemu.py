@@ -1,7 +1,7 @@
 """How does QEMU do the same? The same guest binary, booted there and under labkit in turns, with the same disk.
 
 The guest is storm.elf, entered by multiboot on both. It prints what it measured as `storm key=value ...` on port 0xe9.
-KVM is held against KVM, and the emulated CPU against QEMU's own emulator.
+What migrates is journal.elf. KVM is held against KVM, and the emulated CPU against QEMU's own emulator.
 """
 
 from __future__ import annotations
@@ -12,29 +12,72 @@ import statistics
 import subprocess
 import time
 from functools import cache
+from typing import NamedTuple
 
 import labkit
 from labkit import abi
+from labkit.bench import moves
+from labkit.bench.qemu_migration import DOWNTIME_LIMIT_MS, PROGRAM, TIMEOUT_S, migrate_under_qemu
+from labkit.bench.receiver import Receiver
 from labkit.bench.row import Effort, Peer, Spec, settled
 from labkit.errors import GuestError, HostError
 from labkit.native import lib
 from labkit.trace.events import Kind
 from labkit.virtio.backends.image import ram_disk
 
-PROGRAM = "qemu-system-x86_64"
 STORM = abi.GUEST_IMAGES / "storm.elf"
 ALL_WELL = 1  # what port 0xf4 makes of a guest's 0
-TIMEOUT_S = 60.0
 ROUNDS_MAX = 5  # QEMU's firmware takes seconds where guest code is emulated
+MOVES_MAX = 3
 BATCHES = 10  # of kicks: few and long ones, for the guest prints each, and that lets the reader fall asleep
 HOW = (
     "peer: storm.elf, by multiboot, on virtio-blk with MSI-X and a RAM disk under both; its kicks are those of an idle "
-    "disk. boot: until that guest has reached DRIVER_OK and ended, for QEMU with its process and firmware."
+    "disk. boot: until that guest has reached DRIVER_OK and ended, for QEMU with its process and firmware. "
+    "migrate: journal.elf, in both to a process that has received no machine before; QEMU's may stop it for "
+    f"{DOWNTIME_LIMIT_MS} ms, as is its default."
 )
 
 ACCELERATORS = {"kvm": "kvm", "emulated": "tcg"}  # who executes the guest there; tcg is QEMU's own emulator
 
-Figures = dict[str, float]  # one run: kick_ns, requests_per_s, boot_ms
+Figures = dict[str, float]  # one run: kick_ns, requests_per_s, boot_ms; or total_ms, downtime_ms
+
+
+class _Storm(NamedTuple):
+    """A run of storm.elf. Depth 0: no load."""
+
+    ioeventfd: bool
+    depth: int
+
+    def under_both(self, path: str, accelerator: str, effort: Effort) -> tuple[Figures, Figures]:
+        """Under labkit and under QEMU."""
+        load = f"requests={effort.requests} depth={self.depth} batches={BATCHES} kicks={effort.kicks * BATCHES}"
+        line = f"irq=msix {load if self.depth else ''}"
+        own = _under_labkit(line, effort.cpu, self.ioeventfd)
+        return own, _under_qemu(path, accelerator, line, self.ioeventfd)
+
+
+class _Move(NamedTuple):
+    """A run of journal.elf, and a migration of it."""
+
+    load: moves.Load
+
+    def under_both(self, path: str, accelerator: str, effort: Effort) -> tuple[Figures, Figures]:
+        """Under labkit and under QEMU, the same disk after one another."""
+        line, writable = self.load
+        with moves.image() as disk:
+            with moves.booted(effort.cpu, self.load, disk) as vm, Receiver(effort.cpu) as receiver:
+                own, _ = moves.move(vm, receiver)
+            other = migrate_under_qemu(
+                path, accelerator, disk=disk, line=line, writable=writable, memory_mib=moves.MEMORY_MIB
+            )
+        return own._asdict(), other._asdict()
+
+
+class _Trial(NamedTuple):
+    """What a row is compared by: a run, and the figure of it."""
+
+    run: _Storm | _Move
+    key: str
 
 
 class Qemu:
@@ -50,7 +93,6 @@ class Qemu:
         self.version = "QEMU " + said.partition("version ")[2].partition(" ")[0].strip() + own
         self.notes = [HOW]
         self._path, self._effort, self._failed = path, effort, False
-        self._rounds = min(effort.repetitions, ROUNDS_MAX)
         self._pair = cache(self._measure)  # one run gives the figures of several rows
 
     def compare(self, spec: Spec) -> Peer | None:
@@ -58,34 +100,42 @@ class Qemu:
         trial = _trial(spec)
         if trial is None or self._failed:
             return None
-        ioeventfd, depth, key = trial
         try:
-            own, other = self._pair(ioeventfd, depth)
+            own, other = self._pair(trial.run)
         except HostError as error:
             self.notes.append(f"nothing is compared from {spec.name} on: {error}")
             self._failed = True
             return None
-        return Peer(other[key], own[key])
+        return Peer(other[trial.key], own[trial.key])
 
-    def _measure(self, ioeventfd: bool, depth: int) -> tuple[Figures, Figures]:
+    def _measure(self, run: _Storm | _Move) -> tuple[Figures, Figures]:
         """Medians under labkit and under QEMU, in turns."""
-        effort = self._effort
-        load = f"requests={effort.requests} depth={depth} batches={BATCHES} kicks={effort.kicks * BATCHES}"
-        line = f"irq=msix {load if depth else ''}"
+        most = MOVES_MAX if isinstance(run, _Move) else ROUNDS_MAX
         rounds = [
-            (_under_labkit(line, effort.cpu, ioeventfd), _under_qemu(self._path, self._accelerator, line, ioeventfd))
-            for _ in range(self._rounds)
+            run.under_both(self._path, self._accelerator, self._effort)
+            for _ in range(min(self._effort.repetitions, most))
         ]
         return _medians([own for own, _ in rounds]), _medians([other for _, other in rounds])
 
 
-def _trial(spec: Spec) -> tuple[bool, int, str] | None:
-    """ioeventfd, depth (0: no load) and figure of the run that a row is compared by."""
-    fixed = {"trap_kick": (False, 1, "kick_ns"), "ioeventfd_kick": (True, 1, "kick_ns"), "boot": (True, 0, "boot_ms")}
+_TRIALS = {
+    "trap_kick": _Trial(_Storm(False, 1), "kick_ns"),
+    "ioeventfd_kick": _Trial(_Storm(True, 1), "kick_ns"),
+    "boot": _Trial(_Storm(True, 0), "boot_ms"),
+    **{
+        f"migrate_{figure}_{name}": _Trial(_Move(load), f"{figure}_ms")
+        for name, load in (("idle", moves.IDLE), ("storm", moves.STORM))
+        for figure in ("total", "downtime")
+    },
+}
+
+
+def _trial(spec: Spec) -> _Trial | None:
+    """None: the peer has nothing like that row."""
     if not spec.name.startswith("requests_"):
-        return fixed.get(spec.name)
+        return _TRIALS.get(spec.name)
     _, way, depth = spec.name.split("_")
-    return way == "on", int(depth), "requests_per_s"
+    return _Trial(_Storm(way == "on", int(depth)), "requests_per_s")
 
 
 def _medians(runs: list[Figures]) -> Figures:

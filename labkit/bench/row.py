@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-REQUESTS_PER_S, PERCENT = "requests/s", "%"
+PER_S = "/s"  # how the unit of a throughput ends, of which more is better
+REQUESTS_PER_S, PAGES_PER_S, PERCENT = f"requests{PER_S}", f"pages{PER_S}", "%"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Row:
 
 def worse(spec: Spec, value: float, reference: float) -> float:
     """How many times worse `value` is than `reference`."""
-    return reference / value if spec.unit == REQUESTS_PER_S else value / reference
+    return reference / value if spec.unit.endswith(PER_S) else value / reference
 
 
 def spread(figures: tuple[float, ...]) -> float:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from labkit.bench import costs, kicks, life, requests, spin, threads
-from labkit.bench.row import PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
+from labkit import abi
+from labkit.bench import costs, kicks, life, moves, requests, spin, states, threads
+from labkit.bench.row import PAGES_PER_S, PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
 
 _RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
 
@@ -41,6 +42,29 @@ def _blocked(way: str, measure: Callable[[Effort], Samples]) -> Spec:
     what = f"of the vCPUs' time, how much is spent inside kicks and waiting for the lock: {_SHARED}; ioeventfd {way}"
     floor = "the same by one vCPU with ioeventfd on: its kicks return at once and it waits for nobody"
     return Spec(f"blocked_{way}", PERCENT, what, floor, measure, why_not=threads.why_not)
+
+
+def _moves(name: str, load: moves.Load, does: str, most_ms: tuple[float, float] | None = None) -> tuple[Spec, Spec]:
+    total, down = (Target("value", most) for most in most_ms) if most_ms else (None, None)
+    guest = f"a guest of {moves.MEMORY_MIB} MiB that {does} moves to another process, by a Unix socket"
+    return (
+        Spec(
+            f"migrate_total_{name}",
+            "ms",
+            f"{guest}: from vm.migrate() until it runs there",
+            "a bare boot in the other process, as many bytes to it, and two questions with their answers",
+            moves.total(load),
+            total,
+        ),
+        Spec(
+            f"migrate_downtime_{name}",
+            "ms",
+            f"{guest}: from its pause here until it runs there",
+            "two questions to the other process and their answers, the first as long as a machine's state",
+            moves.downtime(load),
+            down,
+        ),
+    )
 
 
 SPECS = (
@@ -97,6 +121,44 @@ SPECS = (
         life.reset_in_use,
     ),
     Spec(
+        "pause_resume",
+        "us",
+        "vm.pause() and vm.resume() of a guest that is parked, at DRIVER_OK: a notifier stops and starts",
+        "one KVM_IOEVENTFD deassign and one assign; a parked guest is out already",
+        states.pause_resume,
+    ),
+    Spec(
+        "snapshot",
+        "us",
+        f"vm.snapshot() of a running machine of {abi.MEMORY_MIN_MIB} MiB",
+        "all of its memory read into a buffer that is there",
+        states.snapshot,
+    ),
+    Spec(
+        "restore",
+        "us",
+        "vm.restore() of a paused machine whose guest has read a sector since",
+        "as many pages copied as that writes, and the ioctls that give the vCPU its state",
+        states.restore,
+        Target("value", 200.0),
+    ),
+    Spec(
+        "restore_running",
+        "us",
+        "the same of a running machine: its notifier stops and starts",
+        "the same, one KVM_IOEVENTFD deassign and one assign",
+        states.restore_running,
+    ),
+    *_moves("idle", moves.IDLE, "halts at DRIVER_OK", (5.0, 1.0)),
+    *_moves("storm", moves.STORM, "writes its disk all the time"),
+    Spec(
+        "pages",
+        PAGES_PER_S,
+        f"pages of a machine of {moves.FILLED_MIB} MiB, all of them written, on their way to another process",
+        "as many copied from one buffer to another, larger than the cache",
+        moves.pages,
+    ),
+    Spec(
         "event",
         "ns",
         "one event into the feed",
@@ -116,6 +178,7 @@ SPECS = (
 BY_NAME = {spec.name: spec for spec in SPECS}
 
 _RING_FLOOR_EMULATED = "the same guest's storm on a bare CPU of the Unicorn library, its ring walked unchecked"
+_WOKEN_TWICE = "two questions to a thread that sleeps, and their answers"
 _EMULATED_FLOORS = {
     "trap_kick": "the same guest's kicks on a bare CPU of the Unicorn library, ignored where it calls back",
     "ioeventfd_kick": "the same, each a write to a bare eventfd, which a bare thread drains",
@@ -127,6 +190,9 @@ _EMULATED_FLOORS = {
     "boot": "a bare CPU of the Unicorn library, memory, and one instruction that leaves the guest",
     "reset": "registers set back, code forgotten, the guest run until it parks, on a bare CPU of the Unicorn library",
     "reset_in_use": "the same: no notifier is known there",
+    "pause_resume": f"{_WOKEN_TWICE}: the least that can stop a thread and start it",
+    "restore": "as many pages copied as that writes, and the registers of a CPU of the Unicorn library set",
+    "restore_running": f"the same, and {_WOKEN_TWICE}",
 }
 _NEEDS_NO_GUEST = ("event", "import")
 _ABOUT_THREADS = ("threads_on", "threads_off", "blocked_on", "blocked_off")

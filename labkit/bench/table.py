@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from labkit.bench import Report
-from labkit.bench.row import PERCENT, REQUESTS_PER_S, Row, Spec
+from labkit.bench.row import PAGES_PER_S, PER_S, PERCENT, REQUESTS_PER_S, Row, Spec
 
 HEADINGS = ("row", "value", "raw floor", "ratio", "target", "met", "peer")
-SHORT = {REQUESTS_PER_S: "/s"}  # the row's name says of what
+SHORT = dict.fromkeys((REQUESTS_PER_S, PAGES_PER_S), PER_S)  # the row's name says of what
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def legend(report: Report) -> list[str]:
     """Whose times these are, what the columns mean, and what was left out or not compared."""
     lines = [
         whose(report),
-        "ratio: value / floor for times, floor / value for requests/s. 1.00 is perfect, larger is worse.",
+        "ratio: value / floor for times, floor / value for what is counted a second. 1.00 is perfect, larger is worse.",
     ]
     if report.peer:
         lines.append(f"peer: labkit against {report.peer}, the same way round. Below 1.00 labkit is faster.")

@@ -87,11 +87,11 @@ class Prepared:
             structs["MSRS"] = _msr_struct(parts["MSRS"])
         self._structs = structs  # a load only points there
         loads = [(getattr(lib, f"KVM_SET_{name}"), struct) for name, struct in structs.items()]
-        self._loads = ffi.new("lk_load[]", loads)
+        self.loads = ffi.new("lk_load[]", loads)
 
     def load(self, fd: int) -> None:
         """As `load_vcpu`, in one call; one by one if the kernel refuses any, to tell which."""
-        if lib.lk_kvm_load(fd, self._loads, len(self._loads)) < len(self._loads):
+        if lib.lk_kvm_load(fd, self.loads, len(self.loads)) < len(self.loads):
             load_vcpu(fd, self.parts, self._index)
 
 

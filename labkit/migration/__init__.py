@@ -1,19 +1,20 @@
 """How does a running machine move to another process, or another host?
 
 `source.py` and `destination.py` have the order, each from its side, and source.py says whose the machine is at each
-moment. `wire.py` is what they say to each other, `hello.py` what machine it is, `channel.py` how bytes get there.
-`outgoing.py` and `incoming.py` are the handles for whoever waits.
+moment. `wire.py` is what they say to each other, `hello.py` what machine it is, `expected.py` whether it is the right
+one, `channel.py` how bytes get there. `outgoing.py` and `incoming.py` are the handles for whoever waits.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labkit.errors import UsageError
 from labkit.migration import tls as sealing
 from labkit.migration.address import parse
+from labkit.migration.expected import Expected
 from labkit.migration.hello import Here
 from labkit.migration.incoming import Arrival
 from labkit.migration.outgoing import Migration
@@ -44,6 +45,7 @@ def leave(
 ) -> Migration:
     """Begin; see `Machine.migrate`. `keep`: what must not be forgotten meanwhile."""
     to, context = parse(address), None if tls is None else sealing.context(tls, False)
+    board.check_plugged()
     migration = Migration(
         board, irq, keep, to, tls=context, limits=limits, timeout_s=_checked(timeout_s), tell=progress
     )
@@ -60,13 +62,16 @@ def arrive(
     name: str,
     hold: Callable[[Board, Irq], M],
     *,
+    expect: Mapping[str, Any],
     tls: Folder,
     timeout_s: float,
     progress: Tell | None,
 ) -> Arrival[M]:
     """Listen; see `labkit.listen`. `name`: the machine's. `hold`: makes of a board what the user gets."""
     context = None if tls is None else sealing.context(tls, True)
-    return Arrival(parse(address), here, name, hold, tls=context, timeout_s=_checked(timeout_s), tell=progress)
+    return Arrival(
+        parse(address), here, Expected(expect), name, hold, tls=context, timeout_s=_checked(timeout_s), tell=progress
+    )
 
 
 def _checked(timeout_s: float) -> float:

@@ -323,23 +323,32 @@ class Listener:
         channel.timeout_s = SILENCE_S
 
 
-def connect(address: Address, *, tls: ssl.SSLContext | None = None, timeout_s: float | None) -> Channel:
+def connect(
+    address: Address,
+    *,
+    tls: ssl.SSLContext | None = None,
+    timeout_s: float | None,
+    made: Callable[[Channel], object] = lambda _: None,
+) -> Channel:
     """A channel to who listens at `address`. UsageError: beyond loopback without TLS, our certificate is refused.
 
-    HostError: ECONNREFUSED or ENOENT, nobody listens; and what a Channel can raise.
+    HostError: ECONNREFUSED or ENOENT, nobody listens; and what a Channel can raise. `made` is told of a channel before
+    it waits for anybody, so that it can be interrupted.
     """
     if address.kind == "tcp" and not address.port:
         raise UsageError(f"{address}: port 0 is for who listens: the kernel chooses one")
     places = _guarded(address, tls)
     for place in places[:-1]:
         with contextlib.suppress(HostError):
-            return _connect_to(place, address, tls, timeout_s)
-    return _connect_to(places[-1], address, tls, timeout_s)
+            return _connect_to(place, _channel(_socket(place), address, timeout_s), tls, made)
+    return _connect_to(places[-1], _channel(_socket(places[-1]), address, timeout_s), tls, made)
 
 
-def _connect_to(place: Place, address: Address, tls: ssl.SSLContext | None, timeout_s: float | None) -> Channel:
-    channel = _channel(_socket(place), address, timeout_s)
+def _connect_to(
+    place: Place, channel: Channel, tls: ssl.SSLContext | None, made: Callable[[Channel], object]
+) -> Channel:
     try:
+        made(channel)
         channel.reach(place[1])
         if tls is not None:
             channel.seal(tls, server=False)

@@ -7,30 +7,32 @@ that, because we have the lock of its disk, without which it cannot run. Otherwi
 from __future__ import annotations
 
 import errno
-import json
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from labkit import abi
 from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import HostError, LabkitError, UsageError
-from labkit.loader import lab_guest
+from labkit.loader import guest_image, lab_guest, load_kernel
 from labkit.migration.channel import Channel
-from labkit.migration.hello import Hello, Here, check, image_of, plan_of
+from labkit.migration.expected import Expected
+from labkit.migration.hello import Hello, Here, check, image_of, plan_of, table_of
 from labkit.migration.progress import Progress, Tell
 from labkit.migration.wire import (
     SAID_MAX,
     Frame,
     Kind,
     Wire,
-    pack_json,
+    pack_state,
     unpack_disk,
     unpack_json,
     unpack_pages,
     unpack_round,
+    unpack_state,
 )
-from labkit.saving import arrive, saved
-from labkit.snapshot import from_text, to_text
+from labkit.saving import arrive, arrive_cpu, saved, saved_cpu
 from labkit.state import State
 from labkit.trace.events import Gate
 from labkit.trace.events import Kind as EventKind
@@ -39,13 +41,15 @@ from labkit.virtio.backends.image import Image
 from labkit.virtio.notifier import REVISIONS
 
 LOCK_PATIENCE_S = 1.0
+KERNEL = "storm"  # any that is built with the package
 
 
 class Destination:
     """One hand-over, from the destination's side."""
 
-    def __init__(self, channel: Channel, here: Here, name: str, tell: Tell) -> None:
+    def __init__(self, channel: Channel, here: Here, expected: Expected, name: str, tell: Tell) -> None:
         self._wire, self._here, self._name, self._tell = Wire(channel), here, name, tell
+        self._expected = expected
         self._board: Board | None = None
         self.irq = Irq.POLL  # what the lab's driver in it uses
         self.ours = False
@@ -56,19 +60,31 @@ class Destination:
         try:
             self._pass(Gate.ACCEPTED)
             board = self._build()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        board.owner.call(lambda: self._take_over(board))  # one thread does the rest: none waits to be woken by another
+        return board
+
+    @property
+    def is_current(self) -> bool:
+        """Is the caller the thread that tells of gates, the machine's owner thread?"""
+        return self._board is not None and self._board.owner.is_current
+
+    def _take_over(self, board: Board) -> None:
+        """In the owner thread: its memory, its state, its disk; then, if it is ours, into the guest."""
+        try:
             running = self._load(board, self._store(board))
             self._take_disk(board)
         except BaseException as error:
-            self._discard()
-            self._refuse(error)
+            self._give_up(error)
             raise
         try:
             self._wait_for_ours(board)
         except BaseException:
             self._discard()
             raise
-        board.owner.call(lambda: self._go(board, running=running))
-        return board
+        self._go(board, running=running)
 
     def _pass(self, gate: Gate) -> None:
         """An event, if there is a machine yet, and a word to whoever wants to know."""
@@ -82,10 +98,14 @@ class Destination:
             self._board.owner.call(self._board.close)
             self._board = None
 
+    def _give_up(self, error: BaseException) -> None:
+        self._discard()
+        self._refuse(error)
+
     def _refuse(self, error: BaseException) -> None:
         why = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__} on this side"
         with suppress(LabkitError):  # it may be gone itself
-            self._wire.send(Kind.REFUSED, why.encode()[:SAID_MAX])
+            self._wire.send(Kind.REFUSED, why.encode(errors="replace")[:SAID_MAX])
 
     # -- the machine ---------------------------------------------------------------------------------------------------
 
@@ -94,9 +114,11 @@ class Destination:
         said = check(unpack_json(self._wire.expect(Kind.HELLO)))
         self._pass(Gate.HELLO_HEARD)
         image = image_of(said, self._kernel(said))
+        self._expected.check(said, image)
         plan = plan_of(said, image, self._here, trusted=self._wire.channel.peer_is_me)
         self.irq = Irq(said.numbers["irq"])
         self._board = board = Board(plan, self._name)
+        board.proxy.msix.foresee(table_of(said))
         board.owner.call(lambda: rehearse(board))
         board.memory.clear()
         self._pass(Gate.BUILT)
@@ -108,9 +130,9 @@ class Destination:
         return b"" if said.numbers["lab"] else bytes(self._wire.expect(Kind.KERNEL).payload)
 
     def _store(self, board: Board) -> Frame:
-        """Pages and a RAM disk, until the state comes."""
+        """Pages, until the states come."""
         while True:
-            frame = self._wire.expect(Kind.PAGES, Kind.ROUND, Kind.DISK, Kind.STATE)
+            frame = self._wire.expect(Kind.PAGES, Kind.ROUND, Kind.PARTS)
             match frame.kind:
                 case Kind.PAGES:
                     pages, contents = unpack_pages(frame)
@@ -119,24 +141,19 @@ class Destination:
                 case Kind.ROUND:
                     self.round, _ = unpack_round(frame)
                     self._pass(Gate.ROUND_STORED)
-                case Kind.DISK:
-                    _ram_disk(board).put(*unpack_disk(frame))
-                case Kind.STATE:
-                    self._pass(Gate.STATE_HEARD)
+                case Kind.PARTS:
                     return frame
 
-    def _load(self, board: Board, frame: Frame) -> bool:
-        """Every part's state into it. Returns whether it ran."""
-        said = unpack_json(frame)
-        if not isinstance(said, dict) or said.keys() != {"running", "parts"} or not isinstance(said["running"], bool):
-            raise UsageError("STATE is none of a machine")
-        try:
-            parts: State = from_text(said["parts"])
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UsageError(f"STATE cannot be read: {error}") from error
-        board.owner.call(lambda: arrive(board, parts))
+    def _load(self, board: Board, parts: Frame) -> bool:
+        """Every part's state into it, and what a RAM disk holds; the CPU's last. Returns whether it ran."""
+        arrive(board, unpack_state(parts))
+        while (frame := self._wire.expect(Kind.DISK, Kind.STATE)).kind is Kind.DISK:
+            _ram_disk(board).put(*unpack_disk(frame))
+        self._pass(Gate.STATE_HEARD)
+        running, cpu = state_of(frame)
+        arrive_cpu(board, cpu)
         self._pass(Gate.LOADED)
-        return said["running"]
+        return running
 
     # -- whose it is ---------------------------------------------------------------------------------------------------
 
@@ -160,9 +177,8 @@ class Destination:
             self._pass(Gate.YOURS_HEARD)
 
     def _go(self, board: Board, *, running: bool) -> None:
-        """In the owner thread. The word goes before the deed; nobody may be there to hear it."""
-        with suppress(HostError):
-            self._wire.send(Kind.RUNS)
+        """The word goes before the deed; whoever hears it, or nobody, has no say any more."""
+        self._wire.try_to_send(Kind.RUNS)
         self.ours = True
         self._pass(Gate.RUNS_SENT)
         if running:
@@ -170,13 +186,27 @@ class Destination:
         self._pass(Gate.RUNS)
 
 
-def rehearse(board: Board) -> None:
+def state_of(frame: Frame) -> tuple[bool, State]:
+    """Did it run, and its CPU's state, of which only the form is known to be right. UsageError: it is none."""
+    said = unpack_state(frame)
+    if not isinstance(said, dict) or said.keys() != {"running", "cpu"} or not isinstance(said["running"], bool):
+        raise UsageError("STATE is none of a machine")
+    return said["running"], said["cpu"]
+
+
+def rehearse(board: Board, sent: Callable[[State], Any] = lambda state: state) -> None:
     """In its owner thread: it takes up its own state. What a first time costs shall not be anybody's downtime."""
-    arrive(board, from_text(json.loads(pack_json(to_text(saved(board))))))
+    arrive(board, sent(saved(board)))
+    arrive_cpu(board, sent(saved_cpu(board)))
+
+
+def _over_the_wire(state: State) -> Any:
+    return unpack_state(Frame(Kind.STATE, memoryview(pack_state(state))))
 
 
 def warm_up(cpu: str) -> None:
     """Make a machine, for nobody, while none comes. HostError: none can be made here."""
+    load_kernel(guest_image(KERNEL))  # whoever comes may bring one, and the library that reads it is slow to import
     plan = Plan(
         model=catalogue.make("blk", catalogue.Options()),
         image=lab_guest("agent"),
@@ -189,7 +219,7 @@ def warm_up(cpu: str) -> None:
     )
     board = Board(plan, "warm-up")
     try:
-        board.owner.call(lambda: rehearse(board))
+        board.owner.call(lambda: rehearse(board, _over_the_wire))
     finally:
         board.owner.call(board.close)
 

@@ -17,7 +17,7 @@ from labkit.abi import Irq
 from labkit.board import Board, Plan
 from labkit.errors import UsageError
 from labkit.installation import VERSION
-from labkit.loader import Image, kernel_from, lab_guest
+from labkit.loader import Image, check_fits, kernel_from, lab_guest
 from labkit.native import lib
 from labkit.state import FLAG, U32, U64, Number, Shape, checked
 from labkit.virtio import catalogue
@@ -26,6 +26,7 @@ from labkit.virtio.backends.slow import DELAY_MAX_NS
 from labkit.virtio.devices.base import Device
 from labkit.virtio.notifier import REVISIONS
 
+TABLE_MAX_BYTES = abi.NUMBERS["MSIX_VECTORS_MAX"] * abi.NUMBERS["MSIX_ENTRY_BYTES"]
 NUMBERS: Shape = {
     "vcpus": Number(abi.VCPUS_MAX, 1),
     "memory_mib": Number(abi.MEMORY_MAX_MIB, abi.MEMORY_MIN_MIB),
@@ -41,8 +42,9 @@ NUMBERS: Shape = {
     "sectors": U64,
     "kernel_bytes": U32,
 }
+RAM_DISK_SECTORS_MAX = (abi.MEMORY_MAX_MIB << 20) // abi.SECTOR_BYTES  # of a stranger's: no more than its RAM may be
 TEXTS = {"labkit": 40, "cpu": 20, "device": 200, "revision": 20, "guest": 200, "digest": 64}
-MORE_TEXTS = {"command_line": 1 << 12, "mac": 17, "disk": 1 << 12}
+MORE_TEXTS = {"command_line": 1 << 12, "mac": 17, "disk": 1 << 12, "msix": 2 * TABLE_MAX_BYTES}
 
 
 GIVEN_TO = {"blk": {"disk"}, "net": {"net", "pcap"}}
@@ -88,11 +90,17 @@ def describe(board: Board, irq: Irq) -> dict[str, Any]:
         "queues": len(plan.model.queue_sizes),
         "delay_ns": options.delay_ns or 0,
         "mac": getattr(plan.model, "mac", ""),
+        "msix": board.proxy.msix.save()["table"].hex(),  # as it is now: the guest may still change it
         "writable": int(disk is not None and disk.writable),
         "ram_disk": int(disk is not None and disk.is_ram),
         "sectors": disk.sectors if disk is not None else 0,
-        "disk": os.path.abspath(options.disk) if options.disk is not None else "",
+        "disk": _sayable(os.path.abspath(options.disk)) if options.disk is not None else "",
     }
+
+
+def _sayable(path: str) -> str:
+    """A path with odd characters is not said: then the other side must be told by its own user."""
+    return path if path.isprintable() and len(path) <= MORE_TEXTS["disk"] else ""
 
 
 def digest(image: Image) -> str:
@@ -136,12 +144,21 @@ def image_of(hello: Hello, kernel: bytes) -> Image:
     return image
 
 
+def table_of(hello: Hello) -> bytes:
+    """The MSI-X table that most likely comes with the state. UsageError: it is not told in hexadecimal."""
+    try:
+        return bytes.fromhex(hello.texts["msix"])
+    except ValueError as error:
+        raise UsageError(f"HELLO: msix cannot be read: {error}") from error
+
+
 def plan_of(hello: Hello, image: Image, here: Here, *, trusted: bool) -> Plan:
     """A machine like the source's, of what this side gives it. Its disk is open, and not locked.
 
     UsageError: this side gives too little or something else. `trusted`: the source is this very user's, on this host.
     """
     numbers, texts = hello
+    check_fits(image, numbers["memory_mib"])
     options = _options(hello, here, trusted=trusted)
     model = _model(hello, here, options)
     try:
@@ -196,8 +213,8 @@ def _disk(hello: Hello, disk: str | os.PathLike[str] | None, *, trusted: bool) -
         if disk is not None:
             raise UsageError(f"disk={os.fspath(disk)!r}: the machine has a RAM disk, which comes along")
         return None
-    if disk is None and not trusted:
-        raise UsageError(f"the machine has a disk, there at {said}: say where it is here, with disk=")
+    if disk is None and not (trusted and said):
+        raise UsageError(f"the machine has a disk, there at {said or '?'}: say where it is here, with disk=")
     return Path(said if disk is None else disk)
 
 
@@ -217,5 +234,7 @@ def _model(hello: Hello, here: Here, options: catalogue.Options) -> Device:
 
 def _check_disk(hello: Hello, model: Device) -> None:
     disk = getattr(model, "image", None)
+    if disk is not None and disk.is_ram and disk.sectors != hello.numbers["sectors"] <= RAM_DISK_SECTORS_MAX:
+        disk.resize(hello.numbers["sectors"] * abi.SECTOR_BYTES)
     if disk is not None and disk.sectors != hello.numbers["sectors"]:
         raise UsageError(f"disk {disk.name} has {disk.sectors} sectors, the machine's has {hello.numbers['sectors']}")

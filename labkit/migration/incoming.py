@@ -11,9 +11,10 @@ from labkit import views
 from labkit.migration.address import Address
 from labkit.migration.channel import Channel, Listener
 from labkit.migration.destination import Destination, warm_up
+from labkit.migration.expected import Expected
 from labkit.migration.hello import Here
 from labkit.migration.progress import Progress, Tell
-from labkit.threads import Thread
+from labkit.threads import Thread, happened
 
 if TYPE_CHECKING:
     import ssl
@@ -36,6 +37,7 @@ class Arrival(Generic[M]):
         self,
         at: Address,
         here: Here,
+        expected: Expected,
         name: str,
         hold: Callable[[Board, Irq], M],
         *,
@@ -45,6 +47,7 @@ class Arrival(Generic[M]):
     ) -> None:
         self._name, self._hold = name, hold
         self._here, self._tell, self._timeout_s = here, tell, timeout_s
+        self._expected = expected
         self._listener = Listener(at, tls=tls)
         weakref.finalize(self, self._listener.close)  # at exit: a path must not stay behind
         self.address = str(self._listener.address)
@@ -53,6 +56,7 @@ class Arrival(Generic[M]):
         self.error: BaseException | None = None
         self._machine: M | None = None
         self._channel: Channel | None = None
+        self._destination: Destination | None = None
         self._closed = False
         self._ended = threading.Event()
         self._thread = Thread(self._run, "labkit-receive")
@@ -63,7 +67,7 @@ class Arrival(Generic[M]):
         An interrupt ends the waiting and the listening.
         """
         try:
-            over = self._ended.wait(timeout_s)
+            over = happened(self._ended, timeout_s)
         except KeyboardInterrupt:
             self.close(INTERRUPT_S)
             raise
@@ -80,8 +84,12 @@ class Arrival(Generic[M]):
         self._listener.interrupt()
         if self._channel is not None:
             self._channel.interrupt()
-        if not self._thread.is_current:
+        if not self._tells():
             self._ended.wait(timeout_s)
+
+    def _tells(self) -> bool:
+        """Is the caller one of the threads in which `tell` is called?"""
+        return self._thread.is_current or (self._destination is not None and self._destination.is_current)
 
     def __enter__(self) -> Arrival[M]:
         return self
@@ -101,9 +109,10 @@ class Arrival(Generic[M]):
                 if self._closed:
                     channel.interrupt()
                 self.state = "arriving"
-                self._destination = Destination(channel, self._here, self._name, self._told)
-                board = self._destination.take()
-                self._machine = self._hold(board, self._destination.irq)
+                destination = self._destination = Destination(
+                    channel, self._here, self._expected, self._name, self._told
+                )
+                self._machine = self._hold(destination.take(), destination.irq)
                 self.state = "here"
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
             self.error, self.state = error, "failed"
@@ -116,7 +125,7 @@ class Arrival(Generic[M]):
             if self._tell is not None:
                 self._tell(progress)
         except BaseException:
-            if not self._destination.ours:
+            if self._destination is None or not self._destination.ours:
                 raise
 
     # -- for people ----------------------------------------------------------------------------------------------------

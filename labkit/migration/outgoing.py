@@ -15,7 +15,7 @@ from labkit.migration.channel import Channel, connect
 from labkit.migration.progress import Progress, Round, Tell
 from labkit.migration.source import Limits, Source
 from labkit.migration.wire import Wire
-from labkit.threads import Thread
+from labkit.threads import Thread, happened
 
 if TYPE_CHECKING:
     import ssl
@@ -76,7 +76,7 @@ class Migration:
         An interrupt calls it back.
         """
         try:
-            over = self._ended.wait(timeout_s)
+            over = happened(self._ended, timeout_s)
         except KeyboardInterrupt:
             self.cancel()
             self._ended.wait(INTERRUPT_S)
@@ -86,28 +86,29 @@ class Migration:
         return over
 
     def abandon(self, timeout_s: float) -> None:
-        """The machine is to be closed: call it back, and wait."""
+        """The machine is to be closed: call it back, and wait, unless it is the migration itself that closes it."""
         self.cancel()
-        self._ended.wait(timeout_s)
-
-    @property
-    def is_current(self) -> bool:
-        """Is the caller its thread?"""
-        return self._thread is not None and self._thread.is_current
+        if self._thread is None or not self._thread.is_current:
+            self._ended.wait(timeout_s)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         start = time.monotonic()
         try:
-            self._channel = connect(self.address, tls=self._tls, timeout_s=self._timeout_s)
-            with self._channel:
-                self._source = Source(self._board, self._irq, Wire(self._channel), self._limits, self._told)
+            with connect(self.address, tls=self._tls, timeout_s=self._timeout_s, made=self._reaches) as channel:
+                self._source = Source(self._board, self._irq, Wire(channel), self._limits, self._told)
                 self._source.move(self._board.owner.call)
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
             self.error = self._what_failed(error)
         self.total_s = time.monotonic() - start
         self._end()
+
+    def _reaches(self, channel: Channel) -> None:
+        """For somebody: from here on a cancellation ends every wait."""
+        self._channel = channel
+        if self._cancelled:
+            channel.interrupt()
 
     def _end(self) -> None:
         gone = self._source is not None and self._source.gone

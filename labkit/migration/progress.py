@@ -42,7 +42,10 @@ class Progress(NamedTuple):
     last: Round | None = None  # of the source: the round that has ended last
 
     def __str__(self) -> str:
-        said = f"{self.gate.name.lower().replace('_', ' ')}: round {self.round}, {self.pages} pages"
+        gate = self.gate.name.lower().replace("_", " ")
+        if not self.round:
+            return gate
+        said = f"{gate}: round {self.round}, {self.pages} pages"
         if self.last is None:
             return said
         mib_s = self.last.pages_per_s * abi.PAGE_BYTES / (1 << 20)

@@ -24,10 +24,9 @@ from labkit.board import Board
 from labkit.errors import HostError, UsageError
 from labkit.migration.hello import describe
 from labkit.migration.progress import Progress, Round, Tell
-from labkit.migration.wire import COUNT, OFFSET, ROUND, Kind, Refused, Wire, pack_json, page_lists
+from labkit.migration.wire import COUNT, OFFSET, ROUND, Kind, Refused, Wire, pack_json, pack_state, page_lists
 from labkit.native import lib
-from labkit.saving import STILL, saved
-from labkit.snapshot import to_text
+from labkit.saving import STILL, saved, saved_cpu
 from labkit.trace.events import Gate, State
 from labkit.trace.events import Kind as EventKind
 
@@ -123,6 +122,7 @@ class Source:
 
     def _hand_over(self, left: array[int]) -> None:
         board = self._board
+        board.check_plugged()  # what comes there is plugged
         if board.runstate.state not in STILL:
             raise UsageError(
                 f"the machine is {board.runstate.state.name.lower()}: there is nothing to go on with there"
@@ -143,26 +143,31 @@ class Source:
         self._pass(Gate.RUNS_HEARD)
 
     def _tell_rest(self, left: array[int], *, running: bool) -> None:
-        """What was written since the last round, by the stop itself too; a RAM disk; then every part's state."""
+        """What was written since the last round, by the stop itself too; every part's state; a RAM disk.
+
+        The CPU's comes last: the others are taken up there while the CPU is asked here.
+        """
         board, disk = self._board, self._board.disk
         parts = saved(board)
         rest = sorted({*left, *board.dirty.take()})
         self._send_pages(array("I", rest))
+        self._wire.send(Kind.PARTS, pack_state(parts))
         if disk is not None and disk.is_ram:
             for offset, data in disk.extents():
                 self._wire.send(Kind.DISK, OFFSET.pack(offset), data)
         self._pass(Gate.REST_SENT)
+        cpu = saved_cpu(board)
         if disk is not None:
             disk.let_go(durable=not self._is_near)
         self._pass(Gate.DISK_LET_GO)
-        self._wire.send(Kind.STATE, pack_json({"running": running, "parts": to_text(parts)}))
+        self._wire.send(Kind.STATE, pack_state({"running": running, "cpu": cpu}))
         self._pass(Gate.STATE_SENT)
 
     def _part(self) -> None:
         self._wire.expect(Kind.TAKEN)
         self._pass(Gate.TAKEN_HEARD)
-        self._promised = True
-        self._wire.send(Kind.YOURS)
+        # Who ran without it, by the lock, has said so and gone. And a word that could not be sent is no promise.
+        self._promised = self._wire.try_to_send(Kind.YOURS)
         self._pass(Gate.YOURS_SENT)
         self._wire.expect(Kind.RUNS)
         self.gone = True

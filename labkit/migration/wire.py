@@ -1,7 +1,7 @@
 """What is said on the wire? Frames: a head with kind, size and checksum, and a payload no larger than its kind may be.
 
-    source ──► HELLO  KERNEL?  (PAGES … ROUND) …  PAGES …  DISK …  STATE      YOURS
-    destination ──►      WELCOME                               TAKEN      RUNS          or, any time before, REFUSED
+    source ──► HELLO  KERNEL?  (PAGES … ROUND) …  PAGES …  PARTS  DISK …  STATE      YOURS
+    destination ──►      WELCOME                                              TAKEN      RUNS    or, before, REFUSED
 
 Everything that comes in is hostile until checked: a head that is none, a frame out of turn, too large or damaged ends
 the conversation with an error that says which.
@@ -9,16 +9,18 @@ the conversation with an error that says which.
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zlib
 from array import array
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 from labkit import abi
-from labkit.errors import HostError, UsageError
+from labkit.errors import HostError, LabkitError, UsageError
 from labkit.migration.channel import Channel
 
 FORMAT = 1
@@ -38,8 +40,9 @@ class Kind(IntEnum):
     PAGES = 3  # count, so many page numbers, so many pages
     ROUND = 4  # the end of a round: its number, pages in it
     DISK = 5  # of a RAM disk: offset, bytes
-    STATE = 6  # JSON: every part's state; the source has stopped, and let go of the disk
-    YOURS = 7  # the source will not run the machine any more
+    PARTS = 6  # every part's state but the CPU's (`pack_state`); the source has stopped
+    STATE = 7  # the CPU's, and whether it ran; the source has let go of the disk
+    YOURS = 8  # the source will not run the machine any more
     WELCOME = 16  # a machine was made that fits
     TAKEN = 17  # it is loaded, and has the disk
     RUNS = 18  # its next step is into the guest
@@ -52,6 +55,7 @@ MOST_BYTES = {
     Kind.PAGES: COUNT.size + PAGES_PER_FRAME * (4 + abi.PAGE_BYTES),
     Kind.ROUND: ROUND.size,
     Kind.DISK: OFFSET.size + DISK_BYTES_PER_FRAME,
+    Kind.PARTS: 8 << 20,
     Kind.STATE: 8 << 20,
     Kind.REFUSED: 4 * SAID_MAX,
 }
@@ -79,13 +83,24 @@ class Wire:
 
         Refused, if the other side has said why it listens no more.
         """
-        size = sum(memoryview(part).nbytes for part in parts)
-        head = HEAD.pack(MAGIC, FORMAT, kind, size, _checksum(kind, size, parts))
         try:
-            self.channel.send(head, *parts)
+            self._put(kind, parts)
         except HostError:
             self._look_for_refusal()
             raise
+
+    def try_to_send(self, kind: Kind) -> bool:
+        """A frame without payload, to somebody who may be gone: what they said before is there to be expected."""
+        try:
+            self._put(kind, ())
+        except HostError:
+            return False
+        return True
+
+    def _put(self, kind: Kind, parts: tuple[Any, ...]) -> None:
+        size = sum(memoryview(part).nbytes for part in parts)
+        head = HEAD.pack(MAGIC, FORMAT, kind, size, _checksum(kind, size, parts))
+        self.channel.send(head, *parts)
 
     def expect(self, *kinds: Kind) -> Frame:
         """The next frame, which must be one of `kinds`."""
@@ -108,10 +123,12 @@ class Wire:
         return Frame(kind, payload)
 
     def _look_for_refusal(self) -> None:
-        """It may have said why before it closed; Refused then."""
+        """It may have said why before it closed; Refused then. Anything else that it said counts no more."""
         try:
             self.expect(Kind.REFUSED)
-        except HostError:
+        except Refused:
+            raise
+        except LabkitError:
             return
 
 
@@ -132,7 +149,7 @@ def _plain(payload: memoryview) -> str:
 
 
 def pack_json(value: Any) -> bytes:
-    """For HELLO and STATE."""
+    """For HELLO."""
     return json.dumps(value).encode()
 
 
@@ -142,6 +159,45 @@ def unpack_json(frame: Frame) -> Any:
         return json.loads(bytes(frame.payload))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{frame.kind.name} cannot be read: {error}") from error
+
+
+def pack_state(value: Any) -> bytes:
+    """For states: how long its JSON is, the JSON with a size in the place of each bytes, and these in that order."""
+    apart: list[bytes] = []
+
+    def size(one: bytes) -> dict[str, int]:
+        apart.append(one)
+        return {"bytes": len(one)}
+
+    text = json.dumps(value, default=size).encode()
+    return b"".join([COUNT.pack(len(text)), text, *apart])
+
+
+def unpack_state(frame: Frame) -> Any:
+    """The value again. UsageError: it is none. Each byte is taken once, so it cannot be larger than the frame."""
+    payload = bytes(frame.payload)
+    text_bytes = COUNT.unpack_from(payload)[0] if len(payload) >= COUNT.size else 0
+    begin = COUNT.size + text_bytes
+    apart = io.BytesIO(payload[begin:])
+    try:
+        if begin > len(payload):
+            raise ValueError("it ends too soon")
+        value = json.loads(payload[COUNT.size : begin], object_hook=partial(_with_bytes, apart))
+        if left := apart.read():
+            raise ValueError(f"{len(left)} bytes of it belong nowhere")
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{frame.kind.name} cannot be read: {error}") from error
+    return value
+
+
+def _with_bytes(apart: io.BytesIO, found: dict[str, Any]) -> Any:
+    if found.keys() != {"bytes"}:
+        return found
+    size = found["bytes"]
+    data = apart.read(size) if isinstance(size, int) and size >= 0 else None
+    if data is None or len(data) != size:
+        raise ValueError(f"bytes that are not there: {size!r:.40}")
+    return data
 
 
 def page_lists(pages: array[int]) -> Iterator[array[int]]:

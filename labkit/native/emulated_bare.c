@@ -186,6 +186,15 @@ uint64_t lk_emulated_bare_reset_ns(lk_bare_cpu *cpu, const lk_entry *entry, unsi
     return failed ? 0 : spent / times;
 }
 
+/* The registers set, all at once. */
+uint64_t lk_emulated_bare_load_ns(lk_bare_cpu *cpu)
+{
+    unicorn.context_save(cpu->cpu, cpu->context);
+    uint64_t start = bare_now_ns();
+    unicorn.context_restore(cpu->cpu, cpu->context);
+    return bare_now_ns() - start;
+}
+
 /* -- from creation to the end -------------------------------------------------------------------------------------- */
 
 static int set_up(lk_bare_cpu *cpu)

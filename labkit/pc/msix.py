@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from labkit.abi import NUMBERS
+from labkit.errors import HostError, UsageError
 from labkit.native import lib
 from labkit.pc.bus import ALL_ONES
 from labkit.pc.pci import PciFunction
@@ -47,7 +48,7 @@ class Msix:
         self.reset()
         try:
             for vector in range(vectors):
-                fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                fd = _eventfd()
                 self._fds.append(fd)
                 router.bind_vector(vector, fd)
                 device.vectors[vector].fd = fd
@@ -94,6 +95,21 @@ class Msix:
             self._device.vectors[vector].pending = state["pending"] >> vector & 1
         self.control_written()
 
+    def foresee(self, table: bytes) -> None:
+        """Lead the messages where that table will if it is loaded: for a new route the kernel waits a grace period.
+
+        UsageError: no table of as many vectors. HostError: the back end refuses the messages.
+        """
+        if len(table) != len(self._table):
+            raise UsageError(f"an MSI-X table of {len(table)} bytes: {self.count} vectors have {len(self._table)}")
+        messages = [(address, data) for address, data, _ in ENTRY.iter_unpack(table)]
+        if messages != self._routed_or_none():
+            self._route(messages)
+
+    def _route(self, messages: list[tuple[int, int]]) -> None:
+        self._router.route(messages)
+        self._routed = messages
+
     def _pending(self) -> int:
         return int(sum(self._device.vectors[vector].pending << vector for vector in range(self.count)))
 
@@ -128,8 +144,7 @@ class Msix:
             return
         messages = [(address, data) for address, data, _ in entries]
         if any(m != r and not e[2] & MASKED for m, r, e in zip(messages, self._routed_or_none(), entries, strict=True)):
-            self._router.route(messages)
-            self._routed = messages
+            self._route(messages)
         self._deliver_pending()
 
     def _routed_or_none(self) -> list[tuple[int, int]]:
@@ -146,3 +161,10 @@ class Msix:
             self._device.vectors[vector].fd = -1
             os.close(fd)
         self._fds = []
+
+
+def _eventfd() -> int:
+    try:
+        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    except OSError as error:
+        raise HostError("eventfd", error.errno or 0, "too many open files?") from error

@@ -325,6 +325,7 @@ class Proxy(PciFunction, ProxyLook):
         self.queue_sel, self.config_vector = found["queue_sel"], found["config_vector"]
         saved.load(self.device, found["virtio"])
         self.msix.load(found["msix"])
+        self._tell_msix()
         self._heed_command()
         self._intx_follows_command()
         self.model.load_state(found["model"])

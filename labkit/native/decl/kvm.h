@@ -10,3 +10,4 @@ int lk_kvm_set_routes(int vm_fd, unsigned pins, unsigned count, const uint64_t *
 int lk_kvm_bare_step(lk_bare *bare, uint32_t command);
 uint64_t lk_kvm_bare_boot_ns(void);
 uint64_t lk_kvm_bare_reset_ns(lk_vcpu *vcpu, const void *regs, const void *sregs, unsigned times);
+uint64_t lk_kvm_bare_load_ns(int vcpu_fd, const lk_load *loads, unsigned count);

@@ -121,10 +121,16 @@ class Image:
 
 
 def ram_disk() -> Image:
-    """16 MiB of memory as a writable disk; sector 0 says what it is."""
-    fd = os.memfd_create("labkit-disk", os.MFD_CLOEXEC)
-    os.ftruncate(fd, RAM_DISK_BYTES)
-    os.pwrite(fd, RAM_DISK_LABEL, 0)
+    """16 MiB of memory as a writable disk; sector 0 says what it is. HostError: no fd, or no memory."""
+    fd = -1
+    try:
+        fd = os.memfd_create("labkit-disk", os.MFD_CLOEXEC)
+        os.ftruncate(fd, RAM_DISK_BYTES)
+        os.pwrite(fd, RAM_DISK_LABEL, 0)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        raise HostError("memfd_create(disk)", error.errno or 0) from error
     return Image(fd, RAM_DISK_BYTES, writable=True, name="RAM disk", is_ram=True)
 
 
