@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from labkit.abi import Status
+from labkit.abi import PciCommand, Register, Status
 from labkit.native import lib
-from labkit.trace.events import Kind, Run, State
+from labkit.trace.events import Kind, Owner, Run, State
 
 if TYPE_CHECKING:
     from labkit.board import Board
@@ -120,6 +120,49 @@ def _fds_at_baseline(seen: Seen) -> str:
     return f"{now - before:+d} fds" if before != now else ""
 
 
+def _goes_on(seen: Seen) -> str:
+    crash = seen.board.crash
+    return "" if crash is None else f"{type(crash).__name__}: {crash}"
+
+
+def _refused(seen: Seen) -> bool:
+    """Has the host been made to refuse something since DRIVER_OK was clear?"""
+    refused = False
+    for record in _of(seen, Kind.STATUS, Kind.FAULT):
+        refused = record[2] == Kind.FAULT or (refused and bool(record[6] & Status.DRIVER_OK))
+    return refused
+
+
+def _effective(seen: Seen) -> str:
+    """What the property says is what whoever made the machine said, whatever became of it."""
+    board, proxy = seen.board, seen.board.proxy
+    wanted = board.plan.ioeventfd and board.runstate.running and proxy.status & Status.DRIVER_OK
+    if not wanted or proxy.backend.has or _refused(seen):
+        return ""
+    without = [queue.index for queue in proxy.queues if queue.notifier.port is None]
+    if without and proxy.notifiers.started:
+        return f"the notifiers are said to be started, and kicks of queues {without} trap"
+    return f"DRIVER_OK is set, and kicks of queues {without} trap" if without else ""
+
+
+def _all_or_none(seen: Seen) -> str:
+    proxy = seen.board.proxy
+    left = [queue.index for queue in proxy.queues if queue.notifier.fd is not None]
+    left = [queue for queue in left if proxy.notifiers.owners[queue] is Owner.NONE]
+    return f"queues {left} have an eventfd in KVM, and nobody has started them" if left else ""
+
+
+def _status_is_the_drivers(seen: Seen) -> str:
+    """For scenarios in which nobody resets the machine. Who turns bus-master off has asked for it."""
+    up = 0
+    for record in _of(seen, Kind.REGISTER, Kind.COMMAND):
+        if record[2] == Kind.COMMAND:
+            up = 0 if record[5] & ~record[6] & PciCommand.MASTER else up
+        elif record[8] and record[5] == Register.STATUS:
+            up = record[7] & Status.DRIVER_OK
+    return "" if not up or seen.board.proxy.status & up else "the driver has set DRIVER_OK, and finds it clear"
+
+
 def _no_deadlock(seen: Seen) -> str:
     return "each waits for another" if seen.outcome == lib.SCHEDULE_DEADLOCK else ""
 
@@ -153,6 +196,14 @@ REST_IS_REST = Invariant(
     "rest-is-rest", "Memory that the driver has back, or that is being saved, is written all the same.", _rest_is_rest
 )
 FDS_AT_BASELINE = Invariant("fds-at-baseline", "Each start costs an fd, until there are none.", _fds_at_baseline)
+GOES_ON = Invariant("goes-on", "The whole machine is gone, with everything that ran on it.", _goes_on)
+EFFECTIVE = Invariant("effective", "Every kick traps, and nothing but the speed says so.", _effective)
+ALL_OR_NONE = Invariant(
+    "all-or-none", "The next start finds its place taken, and a stop does not stop these.", _all_or_none
+)
+STATUS_IS_THE_DRIVERS = Invariant(
+    "status-is-the-drivers", "The device has stopped, and its driver does not know.", _status_is_the_drivers
+)
 NO_DEADLOCK = Invariant("no-deadlock", "The machine stands still, and so does whoever asks it something.", _no_deadlock)
 ENDS = Invariant("ends", "A thread burns a CPU with nothing to do.", _ends)
 ALWAYS = (NO_DEADLOCK, ENDS, USED_WITHIN_AVAIL)  # in every scenario

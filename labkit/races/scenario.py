@@ -102,6 +102,16 @@ def driver_ok(on: bool) -> Step:
     return Step(Command.DRIVER_OK, (int(on),))
 
 
+def set_status(value: int) -> Step:
+    """Write STATUS as it is."""
+    return Step(Command.SET_STATUS, (value,))
+
+
+def port_out(port: int, width: int, value: int) -> Step:
+    """`out`, 1, 2 or 4 bytes."""
+    return Step(Command.PORT_OUT, (port, width, value))
+
+
 def publish(queue: int = 0) -> Step:
     """Move avail.idx past what was added."""
     return Step(Command.PUBLISH, (queue,))
@@ -112,3 +122,9 @@ def added(vm: Machine, requests: int = 1, queue: int = 0) -> None:
     guest: Guest = vm.guest
     for _ in range(requests):
         guest.add(queue=queue)
+
+
+def not_up(vm: Machine, requests: int = 1) -> None:
+    """The driver has set up its rings, and takes its DRIVER_OK back; requests are filled as `added` does it."""
+    vm.guest.clear_driver_ok()
+    added(vm, requests)
