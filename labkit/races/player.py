@@ -136,13 +136,15 @@ class Player:
         actors = 1 << Actor.OWNER | 1 << Actor.IOTHREAD | (1 << Actor.BACKEND if self.scenario.backend else 0)
         actors |= sum(1 << Actor.VCPU0 + index for index in self._programs)
         lib.lk_gates_play(self._gates, actors, sum(1 << kind for kind in self.scenario.points))
-        self._standing: tuple[object, ...] = self._rewind()
+        self._standing = self._rewind()
+        if self._standing[0] != lib.SCHEDULE_DONE:
+            raise HostError(f"scenario {self.scenario.name}: its first moment does not come to rest", EINVAL)
         self._fds = open_fds()
 
     def _rewind(self) -> tuple[object, ...]:
         """The moment of the snapshot; what a start of the notifiers has signalled is served before anybody goes.
 
-        Tells how the notifiers stand, which no snapshot holds.
+        Tells how it came to rest and how the notifiers stand, which no snapshot holds.
         """
         board = self._board
         board.proxy.faults.clear()
@@ -156,9 +158,7 @@ class Player:
         self.scenario.begin(board)
         self._give_programs(of=0)
         self._schedule(Choice(), main_steps=0)
-        if (outcome := lib.lk_schedule_outcome(self._gates)) != lib.SCHEDULE_DONE:
-            raise HostError(f"scenario {self.scenario.name}: its first moment does not come to rest", outcome)
-        return standing
+        return lib.lk_schedule_outcome(self._gates), *standing
 
     def _play(self, choice: Choice) -> Run | None:
         """None: an earlier schedule has left something in KVM that is in the way."""
