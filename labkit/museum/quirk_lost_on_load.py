@@ -50,5 +50,5 @@ SPECIMEN = Specimen(
         prepare=_forgets_bus_master,
     ),
     invariant=STATUS_IS_THE_DRIVERS,
-    schedule="vx3 m",
+    schedule="vx4 m",
 )

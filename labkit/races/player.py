@@ -95,7 +95,8 @@ class Player:
         self._make()
 
     def _make(self) -> None:
-        self.vm: Machine = boot(self.scenario.device, **self._options)
+        device = self.scenario.device
+        self.vm: Machine = boot(device if isinstance(device, str) else device(), **self._options)
         try:
             self.scenario.prepare(self.vm)
             self._snapshot = self.vm.snapshot()

@@ -18,6 +18,7 @@ from labkit.guest import Guest
 from labkit.machine import Machine
 from labkit.races.invariants import Invariant
 from labkit.trace.events import Kind
+from labkit.virtio.devices.base import Device
 
 WAITS = frozenset({Command.WAIT, Command.REQUEST, Command.STORM, Command.KICK_LOOP})
 LIMIT = 400  # decisions; a schedule that takes more does not end
@@ -65,7 +66,7 @@ class Scenario:
     guest: tuple[Step, ...] = ()
     main: tuple[Act, ...] = ()
     others: Mapping[int, tuple[Step, ...]] = field(default_factory=dict)  # steps of vcpu1 ...
-    device: str = "blk"
+    device: str | type[Device] = "blk"
     boot: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Machine], object] = lambda _vm: None
     begin: Callable[[Board], object] = lambda _board: None  # what no snapshot holds: faults, a backend
@@ -86,7 +87,8 @@ class Scenario:
     @property
     def fingerprint(self) -> str:
         """Changes when the schedules of before do not mean the same any more."""
-        said = [self.name, self.device, str(sorted(self.boot.items())), str(sorted(self.points)), str(self.backend)]
+        device = self.device if isinstance(self.device, str) else self.device.__name__
+        said = [self.name, device, str(sorted(self.boot.items())), str(sorted(self.points)), str(self.backend)]
         said += [f"{index}: {step}" for index, steps in sorted(self.steps.items()) for step in steps]
         said += [act.name for act in self.main]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:4]
