@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labkit.errors import HostError
+from labkit.museum.mixed import MixedIntoEngine
 from labkit.museum.specimen import Specimen
 from labkit.races.acts_state import NEXT_ASSIGN_FAILS
 from labkit.races.invariants import EVERY_KICK_IS_SERVED, GOES_ON
@@ -11,10 +12,10 @@ from labkit.trace.events import Cause
 from labkit.virtio.mutations import Mutation
 
 
-class GivesUp:
+class GivesUp(MixedIntoEngine):
     """Without its notifiers the machine does not go on."""
 
-    def _roll_back(self, error: HostError, cause: Cause) -> None:  # noqa: ARG002
+    def _roll_back(self, error: HostError, cause: Cause) -> None:
         raise error
 
 
@@ -22,8 +23,8 @@ SPECIMEN = Specimen(
     number=11,
     name="exit-instead-of-fallback",
     happened=(
-        "A data plane whose notifiers could not be set up called exit(1): the guest that started one disk too many was "
-        "gone. When it fell back to traps instead, it tried again at each kick, until that was stopped, too."
+        "A data plane whose notifiers could not be set up called exit(1): the guest that started one disk too many "
+        "was gone. When it fell back to traps instead, it tried again at each kick, until that was stopped, too."
     ),
     where="QEMU",
     commits=("f9907ebc4c", "2f5f70fa5f", "4adea8042f"),

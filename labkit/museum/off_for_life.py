@@ -15,8 +15,9 @@ SPECIMEN = Specimen(
     number=12,
     name="off-for-life",
     happened=(
-        "v6 cleared the property when an assign failed. A guest that booted while the host was short of something kept "
-        "to traps after each reset; since 0.14 the next start tries again. The mutation is v6's row in 0.14's table."
+        "v6 cleared the property when an assign failed. A guest that booted while the host was short of something "
+        "kept to traps after each reset; since 0.14 the next start tries again. The mutation is v6's row in 0.14's "
+        "table."
     ),
     where="QEMU",
     commits=("b36e391441",),

@@ -31,9 +31,9 @@ SPECIMEN = Specimen(
     number=18,
     name="quirk-lost-on-load",
     happened=(
-        "Drivers that never set bus-master were let work by a flag, noted when DRIVER_OK was written. The flag was in no "
-        "saved state: after a migration the next write of COMMAND took DRIVER_OK from them. It was mended three times, "
-        "and is gone: today bus-master is set for such a driver. The mutation is 0.14's flag in today's table."
+        "Drivers that never set bus-master were let work by a flag, noted when DRIVER_OK was written. The flag was in "
+        "no saved state: after a migration the next write of COMMAND took DRIVER_OK from them. It was mended three "
+        "times, and is gone: today bus-master is set for such a driver. The mutation is 0.14's flag in today's table."
     ),
     where="QEMU",
     commits=("89c473fd82", "4d43d3f3c8", "45363e46ae", "68a27b208a"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from labkit.museum.mixed import MixedIntoEngine
 from labkit.museum.specimen import Specimen
 from labkit.native import lib
 from labkit.races.invariants import EFFECTIVE, EVERY_KICK_IS_SERVED
@@ -31,7 +32,7 @@ class DataPlane(Device):
             queue.push(chain)
 
 
-class SaysStartedLast:
+class SaysStartedLast(MixedIntoEngine):
     """Between the start and the note that it was done others may have the lock; and who handles a kick starts."""
 
     def __init__(self, transport: Any, *arguments: Any, **options: Any) -> None:
@@ -40,17 +41,17 @@ class SaysStartedLast:
 
     def _start(self, rule: int, cause: Cause) -> None:
         was_started = self.started
-        super()._start(rule, cause)  # type: ignore[misc]
+        super()._start(rule, cause)
         if self.started and not was_started:
             self.started = False
-            machine = self._device.machine  # type: ignore[attr-defined]
+            machine = self._device.machine
             lib.lk_lock_release(machine)
             lib.lk_lock_take(machine)
             self.started = True
 
     def _handles(self) -> None:
         if not self.started:
-            super()._start(self.rules.rows[Cause.DRIVER_OK].rule, Cause.KICK)  # type: ignore[misc]
+            super()._start(self.rules.rows[Cause.DRIVER_OK].rule, Cause.KICK)
 
 
 def _rings_only(vm: Machine) -> None:
@@ -62,9 +63,9 @@ SPECIMEN = Specimen(
     number=5,
     name="reentrant-start",
     happened=(
-        "`started` was set after the poller was attached, and its eventfd is born with a kick in it: the handler found "
-        "nothing started, and started it once more. Poller and starter had locks of their own; here the big lock is let "
-        "go of at that place."
+        "`started` was set after the poller was attached, and its eventfd is born with a kick in it: the handler "
+        "found nothing started, and started it once more. Poller and starter had locks of their own; here the big "
+        "lock is let go of at that place."
     ),
     where="QEMU",
     commits=("8caf907f07", "9a4b6a63ae"),

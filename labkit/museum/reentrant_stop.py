@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+from labkit.museum.mixed import LeavesNotifiers, MixedIntoNotifier
 from labkit.museum.specimen import Specimen
 from labkit.native import lib
 from labkit.races.invariants import EVERY_KICK_IS_SERVED, NO_REGISTRATION_IS_LEFT
 from labkit.races.scenario import Scenario, added, driver_ok, kick, publish
 from labkit.trace.events import Cause, Run
+from labkit.virtio.hostnotifier import NO_FD
 from labkit.virtio.mutations import Mutation
 
 
-class SaysStoppedFirst:
+class SaysStoppedFirst(LeavesNotifiers):
     """A stop is noted before it is done, and who handles a kick then starts the notifiers."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        for notifier in self.each.values():  # type: ignore[attr-defined]
-            notifier.before_run = self._handles
+        for notifier in self.each.values():
+            cast("HandlesWhatItDrains", notifier).before_run = self._handles
 
     def _stop(self, rule: int, cause: Cause) -> None:
         if self.started:
             self.started = False
-            self._take_down(self.each.values(), rule, cause)  # type: ignore[attr-defined]
+            self._take_down(self.each.values(), rule, cause)
 
     def _handles(self) -> None:
         if self.running and not self.started:
-            self._start(self.rules.rows[Cause.KICK].rule, Cause.KICK)  # type: ignore[attr-defined]
+            self._start(self.rules.rows[Cause.KICK].rule, Cause.KICK)
 
 
-class HandlesWhatItDrains:
+class HandlesWhatItDrains(MixedIntoNotifier):
     """A kick that the stop finds is handled as any other."""
 
     before_run: Callable[[], None]
+    started_anew = False
 
     def drain(self) -> None:
         """Test-and-clear; if a kick was pending, the device starts on it."""
-        device, queue = self._device, self.queue  # type: ignore[attr-defined]
-        if lib.lk_notifier_take(device, queue, Run.DRAIN):
-            self.close()
-            self.before_run()
-            lib.lk_queue_run(device, queue, Run.DRAIN)
+        if not lib.lk_notifier_take(self._device, self.queue, Run.DRAIN):
+            return
+        super().close()
+        self.before_run()
+        self.started_anew = self.fd != NO_FD
+        lib.lk_queue_run(self._device, self.queue, Run.DRAIN)
 
     def close(self) -> None:
-        """Of a queue that was started anew meanwhile, too; but the loop lets go, for it would be woken for ever."""
-        self.detach()  # type: ignore[attr-defined]
-        super().close()  # type: ignore[misc]
+        """The one that was started meanwhile is not known here."""
+        if not self.started_anew:
+            super().close()
+        self.started_anew = False
 
 
 SPECIMEN = Specimen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from labkit.museum.mixed import MixedIntoNotifier
 from labkit.museum.specimen import Specimen
 from labkit.races.acts_state import SAVE_AND_LOAD
 from labkit.races.invariants import EVERY_KICK_IS_SERVED
@@ -11,14 +12,14 @@ from labkit.races.scenario import Scenario, added, kick, publish
 from labkit.virtio.mutations import Mutation
 
 
-class StartsInSilence:
+class StartsInSilence(MixedIntoNotifier):
     """A notifier is born without the kick that nobody made."""
 
     def assign(self, port: int | None) -> None:
         """Create the eventfd, with count 0, and tell KVM."""
-        super().assign(port)  # type: ignore[misc]
-        os.eventfd_read(self.fd)  # type: ignore[attr-defined]
-        self._vq.synthetic_due = 0  # type: ignore[attr-defined]
+        super().assign(port)
+        os.eventfd_read(self.fd)
+        self._vq.synthetic_due = 0
 
 
 SPECIMEN = Specimen(

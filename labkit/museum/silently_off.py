@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from labkit.museum.mixed import MixedIntoEngine
 from labkit.museum.specimen import Specimen
 from labkit.races.invariants import EFFECTIVE, EVERY_KICK_IS_SERVED
 from labkit.races.scenario import Scenario, driver_ok, kick, not_up, publish
 from labkit.virtio.mutations import Mutation
 
 
-class AsksTooEarly:
+class AsksTooEarly(MixedIntoEngine):
     """Whether the host has ioeventfds is asked when the device is made: there is no running machine to ask then."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.turned_off = not self.running  # type: ignore[has-type]
+        self.turned_off = not self.running
 
 
 SPECIMEN = Specimen(

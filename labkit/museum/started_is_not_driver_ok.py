@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labkit.museum.mixed import MixedIntoEngine
 from labkit.museum.specimen import Specimen
 from labkit.races.acts_state import SAVE_AND_LOAD
 from labkit.races.invariants import EVERY_KICK_IS_SERVED
@@ -10,12 +11,12 @@ from labkit.state import State
 from labkit.virtio.mutations import Mutation
 
 
-class SavesNoStart:
+class SavesNoStart(MixedIntoEngine):
     """That a kick has started the device is in no saved state."""
 
     def save(self) -> State:
         """What a start would depend on, but for that."""
-        return {**super().save(), "kicked": 0}  # type: ignore[misc]
+        return {**super().save(), "kicked": 0}
 
 
 SPECIMEN = Specimen(
@@ -23,7 +24,8 @@ SPECIMEN = Specimen(
     name="started-is-not-driver-ok",
     happened=(
         "Drivers of old kick before they set DRIVER_OK, and the device starts on that. Whether it had was not saved: "
-        "on the other side of a migration it waited for a DRIVER_OK or a kick that was past, with a request in its ring."
+        "on the other side of a migration it waited for a DRIVER_OK or a kick that was past, with a request in its "
+        "ring."
     ),
     where="QEMU",
     commits=("7dc7f12297", "4c5cf37b50"),

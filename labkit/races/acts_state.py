@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from labkit.board import Board
 from labkit.native import lib
@@ -27,10 +28,8 @@ def _save_and_load(board: Board) -> None:
 
 def _forget_count(fd: int) -> None:
     if fd >= 0:
-        try:
+        with suppress(BlockingIOError):  # it was 0
             os.eventfd_read(fd)
-        except BlockingIOError:
-            pass  # it was 0
 
 
 def _let_an_assign_fail(board: Board) -> None:

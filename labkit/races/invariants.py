@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from labkit.abi import PciCommand, Register, Status
 from labkit.native import lib
-from labkit.trace.events import Kind, Owner, Run, State
+from labkit.trace.events import Kind, Run, State
 
 if TYPE_CHECKING:
     from labkit.board import Board
@@ -90,7 +90,7 @@ def _no_registration_is_left(seen: Seen) -> str:
         if record[8] == 0:
             here = here | {place} if record[2] == Kind.ASSIGN else here - {place}
     for queue in seen.board.proxy.queues:
-        if queue.notifier.fd is None and any(place[0] == queue.index for place in here):
+        if queue.notifier.owner == "none" and any(place[0] == queue.index for place in here):
             return f"queue {queue.index}: KVM still signals an eventfd that nobody has"
     return ""
 
@@ -145,13 +145,6 @@ def _effective(seen: Seen) -> str:
     return f"DRIVER_OK is set, and kicks of queues {without} trap" if without else ""
 
 
-def _all_or_none(seen: Seen) -> str:
-    proxy = seen.board.proxy
-    left = [queue.index for queue in proxy.queues if queue.notifier.fd is not None]
-    left = [queue for queue in left if proxy.notifiers.owners[queue] is Owner.NONE]
-    return f"queues {left} have an eventfd in KVM, and nobody has started them" if left else ""
-
-
 def _status_is_the_drivers(seen: Seen) -> str:
     """For scenarios in which nobody resets the machine. Who turns bus-master off has asked for it."""
     up = 0
@@ -198,9 +191,6 @@ REST_IS_REST = Invariant(
 FDS_AT_BASELINE = Invariant("fds-at-baseline", "Each start costs an fd, until there are none.", _fds_at_baseline)
 GOES_ON = Invariant("goes-on", "The whole machine is gone, with everything that ran on it.", _goes_on)
 EFFECTIVE = Invariant("effective", "Every kick traps, and nothing but the speed says so.", _effective)
-ALL_OR_NONE = Invariant(
-    "all-or-none", "The next start finds its place taken, and a stop does not stop these.", _all_or_none
-)
 STATUS_IS_THE_DRIVERS = Invariant(
     "status-is-the-drivers", "The device has stopped, and its driver does not know.", _status_is_the_drivers
 )

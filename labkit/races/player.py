@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from errno import EINVAL
 from typing import Any, NamedTuple
 
 from labkit.abi import MB_SLOTS
@@ -89,19 +88,16 @@ class Player:
 
     def __init__(self, scenario: Scenario, mutations: Sequence[str] = (), cpu: str = "auto") -> None:
         self.scenario = scenario
-        self._options = {"irq": "poll", "mutations": mutations, "cpu": cpu, **scenario.boot}
-        self._programs = self._programs_of(scenario)
-        self._decisions = ffi.new("lk_decision[]", scenario.limit)
-        self._make()
-
-    def _make(self) -> None:
-        device = self.scenario.device
-        self.vm: Machine = boot(device if isinstance(device, str) else device(), **self._options)
+        options = {"irq": "poll", "mutations": mutations, "cpu": cpu, **scenario.boot}
+        device = scenario.device if isinstance(scenario.device, str) else scenario.device()
+        self.vm: Machine = boot(device, **options)
         try:
-            self.scenario.prepare(self.vm)
+            scenario.prepare(self.vm)
             self._snapshot = self.vm.snapshot()
             self._board: Board = self.vm._board
             self._gates = lib.lk_gates_of(self._board.memory.native)
+            self._programs = self._programs_of(scenario)
+            self._decisions = ffi.new("lk_decision[]", scenario.limit)
             self._board.owner.call(self._begin)
         except BaseException:
             self.close()
@@ -119,13 +115,7 @@ class Player:
 
     def play(self, choice: Choice) -> Run:
         """From the scenario's moment. UsageError: the plan names an actor that cannot go."""
-        run: Run | None = self._board.owner.call(lambda: self._play(choice))
-        if run is None:
-            self.close()
-            self._make()
-            run = self._board.owner.call(lambda: self._play(choice))
-        if run is None:
-            raise HostError(f"scenario {self.scenario.name}: no two machines are alike", EINVAL)
+        run: Run = self._board.owner.call(lambda: self._play(choice))
         if run.outcome is Outcome.WRONG:
             at = len(run.decisions)
             raise UsageError(f"decision {at} of the schedule lets {choice.plan[at]} go, which cannot")
@@ -137,35 +127,26 @@ class Player:
         actors = 1 << Actor.OWNER | 1 << Actor.IOTHREAD | (1 << Actor.BACKEND if self.scenario.backend else 0)
         actors |= sum(1 << Actor.VCPU0 + index for index in self._programs)
         lib.lk_gates_play(self._gates, actors, sum(1 << kind for kind in self.scenario.points))
-        self._standing = self._rewind()
-        if self._standing[0] != lib.SCHEDULE_DONE:
-            raise HostError(f"scenario {self.scenario.name}: its first moment does not come to rest", EINVAL)
+        self._rewind()
         self._fds = open_fds()
 
-    def _rewind(self) -> tuple[object, ...]:
-        """The moment of the snapshot; what a start of the notifiers has signalled is served before anybody goes.
-
-        Tells how it came to rest and how the notifiers stand, which no snapshot holds.
-        """
+    def _rewind(self) -> None:
+        """The moment of the snapshot; what a start of the notifiers has signalled is served before anybody goes."""
         board = self._board
         board.proxy.faults.clear()
         if board.proxy.backend.wants:
             board.take_back()
-        board.proxy.notifiers.errors.clear()
         take_up(board, self._snapshot)
-        notifiers = board.proxy.notifiers
-        standing = (notifiers.started, len(notifiers.errors), *(one.port for one in notifiers.each.values()))
-        notifiers.errors.clear()
+        board.proxy.notifiers.errors.clear()
         self.scenario.begin(board)
         self._give_programs(of=0)
         self._schedule(Choice(), main_steps=0)
-        return lib.lk_schedule_outcome(self._gates), *standing
+        if (outcome := lib.lk_schedule_outcome(self._gates)) != lib.SCHEDULE_DONE:
+            raise HostError(f"scenario {self.scenario.name}: its first moment does not come to rest", outcome)
 
-    def _play(self, choice: Choice) -> Run | None:
-        """None: an earlier schedule has left something in KVM that is in the way."""
+    def _play(self, choice: Choice) -> Run:
         board = self._board
-        if self._rewind() != self._standing:
-            return None
+        self._rewind()
         self._give_programs()
         first = board.feed.position()
         self._schedule(choice, main_steps=len(self.scenario.main))
