@@ -156,6 +156,8 @@ static uint32_t publish(const context *self, const uint64_t *a, uint64_t *r)
     r[1] = (uint16_t)(q->added - q->avail->idx);
     r[2] = ring_publish(q);
     r[0] = q->avail->idx;
+    if (a[1] && r[2])
+        virtio_kick(v, q->index);
     return AGENT_OK;
 }
 

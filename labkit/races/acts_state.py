@@ -1,4 +1,4 @@
-"""What can the main thread do that no rule begins? Save a device and load it again; run out of something."""
+"""What can the main thread do that no rule begins? Save a device and load it again; work alone; run out of something."""
 
 from __future__ import annotations
 
@@ -32,9 +32,23 @@ def _forget_count(fd: int) -> None:
             os.eventfd_read(fd)
 
 
+def _work_alone(board: Board) -> None:
+    """The iothread lets go, for something is done with the disk; kicks wait in their eventfds."""
+    with board.locked():
+        for notifier in board.proxy.notifiers.each.values():
+            notifier.detach()
+
+
+def _work_together(board: Board) -> None:
+    with board.locked():
+        for notifier in board.proxy.notifiers.each.values():
+            notifier.attach()
+
+
 def _let_an_assign_fail(board: Board) -> None:
     board.proxy.faults.fail_assign()
 
 
 SAVE_AND_LOAD = Act("save and load", _save_and_load)
 NEXT_ASSIGN_FAILS = Act("the next assign fails", _let_an_assign_fail)
+WORK_ALONE, WORK_TOGETHER = Act("work alone", _work_alone), Act("work together", _work_together)

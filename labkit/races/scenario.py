@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from labkit.abi import Command
+from labkit.abi import SECTOR_BYTES, BlkType, Command
 from labkit.board import Board
 from labkit.errors import UsageError
 from labkit.guest import Guest
@@ -117,6 +117,16 @@ def port_out(port: int, width: int, value: int) -> Step:
 def publish(queue: int = 0) -> Step:
     """Move avail.idx past what was added."""
     return Step(Command.PUBLISH, (queue,))
+
+
+def publish_and_kick(queue: int = 0) -> Step:
+    """And then kick, if the device wants it: what a driver does."""
+    return Step(Command.PUBLISH, (queue, 1))
+
+
+def add(queue: int = 0) -> Step:
+    """Fill descriptors for a read of a sector."""
+    return Step(Command.ADD, (queue, BlkType.IN, 0, SECTOR_BYTES, 0))
 
 
 def added(vm: Machine, requests: int = 1, queue: int = 0) -> None:
