@@ -1,4 +1,4 @@
-"""What can the main thread do that no rule begins? Save a device and load it again; work alone; run out of something."""
+"""What can the main thread do that no rule begins? Save a device and load it; work alone; run out of something."""
 
 from __future__ import annotations
 
