@@ -30,7 +30,7 @@ SPECIMEN = Specimen(
         guest=(set_status(UP), set_status(0), set_status(UP)),
         main=(NEXT_ASSIGN_FAILS,),
         boot={"revision": "0.14"},
-        points=frozenset({Kind.WOKEN, Kind.STATUS}),
+        points=frozenset({Kind.WOKEN}),
         prepare=not_up,
     ),
     invariant=EFFECTIVE,

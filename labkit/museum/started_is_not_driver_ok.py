@@ -8,6 +8,7 @@ from labkit.races.acts_state import SAVE_AND_LOAD
 from labkit.races.invariants import EVERY_KICK_IS_SERVED
 from labkit.races.scenario import Scenario, kick, not_up, publish
 from labkit.state import State
+from labkit.trace.events import Kind
 from labkit.virtio.mutations import Mutation
 
 
@@ -38,8 +39,9 @@ SPECIMEN = Specimen(
         guest=(publish(), kick()),
         main=(SAVE_AND_LOAD,),
         boot={"revision": "today"},
+        points=frozenset({Kind.WOKEN, Kind.KICK_EVENTFD}),
         prepare=not_up,
     ),
     invariant=EVERY_KICK_IS_SERVED,
-    schedule="vx9 m",
+    schedule="vx4 m",
 )
