@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from labkit.board import Board
+from labkit.machine import Machine
 from labkit.museum.mixed import LeavesNotifiers
 from labkit.museum.specimen import Specimen
 from labkit.races.invariants import NO_REGISTRATION_IS_LEFT
-from labkit.races.scenario import Scenario, driver_ok, not_up
+from labkit.races.scenario import Scenario, driver_ok
 from labkit.trace.events import Kind
 from labkit.virtio.hostnotifier import HostNotifier
 from labkit.virtio.mutations import Mutation
@@ -19,6 +20,10 @@ class KeepsWhatItGot(LeavesNotifiers):
 
     def _done(self) -> list[HostNotifier]:
         return []
+
+
+def _not_up(vm: Machine) -> None:
+    vm.guest.clear_driver_ok()
 
 
 def _bus_is_full(board: Board) -> None:
@@ -43,7 +48,7 @@ SPECIMEN = Specimen(
         guest=(driver_ok(True),),
         device="null",
         boot={"queues": ROOM + 1, "ioeventfd": True},
-        prepare=lambda vm: not_up(vm, requests=0),
+        prepare=_not_up,
         begin=_bus_is_full,
         points=frozenset({Kind.WOKEN, Kind.KICK_EVENTFD, Kind.KICK_TRAP, Kind.STATUS}),
     ),

@@ -39,4 +39,4 @@ class LeavesNotifiers(MixedIntoEngine):
         left = [notifier for notifier in self.each.values() if notifier.fd != NO_FD]
         self._all.go(((Part.DETACH, Part.DEASSIGN, Part.CLOSE),), left)
         for notifier in left:
-            self._owned_by(notifier.queue, Owner.NONE, 0, Cause.LOAD)
+            self._owned_by(notifier.queue, Owner.NONE, self.rules.rows[Cause.LOAD].rule, Cause.LOAD)

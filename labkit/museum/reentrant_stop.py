@@ -60,7 +60,8 @@ SPECIMEN = Specimen(
     name="reentrant-stop",
     happened=(
         "The handler of a data plane started it if it was not started, and the stop ran that handler once more, for a "
-        "kick that was pending. So a stop started what it was stopping, with the old half still standing."
+        "kick that was pending. So a stop started what it was stopping, in the middle of it: here what it has started "
+        "is left standing, and is nobody's."
     ),
     where="QEMU",
     commits=("cd7fdfe59f",),

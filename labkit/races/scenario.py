@@ -136,7 +136,7 @@ def added(vm: Machine, requests: int = 1, queue: int = 0) -> None:
         guest.add(queue=queue)
 
 
-def not_up(vm: Machine, requests: int = 1) -> None:
-    """The driver has set up its rings, and takes its DRIVER_OK back; requests are filled as `added` does it."""
+def not_up(vm: Machine) -> None:
+    """The driver has set up its rings, and takes its DRIVER_OK back; a request is filled as `added` does it."""
     vm.guest.clear_driver_ok()
-    added(vm, requests)
+    added(vm)
