@@ -74,7 +74,10 @@ static uint32_t bus_master(const context *self, const uint64_t *a, uint64_t *r)
     if (!v->function)
         return AGENT_NO_DEVICE;
     uint32_t command = pci_read(v->function, PCI_COMMAND, 2);
-    command = a[0] ? command | PCI_COMMAND_MASTER : command & ~PCI_COMMAND_MASTER;
+    if (a[0] > BUS_MASTER_AS_IT_IS)
+        return AGENT_BAD_ARGUMENT;
+    if (a[0] != BUS_MASTER_AS_IT_IS)
+        command = a[0] ? command | PCI_COMMAND_MASTER : command & ~PCI_COMMAND_MASTER;
     pci_write(v->function, PCI_COMMAND, 2, command);
     r[0] = pci_read(v->function, PCI_COMMAND, 2);
     return AGENT_OK;
@@ -153,6 +156,8 @@ static uint32_t publish(const context *self, const uint64_t *a, uint64_t *r)
     r[1] = (uint16_t)(q->added - q->avail->idx);
     r[2] = ring_publish(q);
     r[0] = q->avail->idx;
+    if (a[1] && r[2])
+        virtio_kick(v, q->index);
     return AGENT_OK;
 }
 

@@ -108,11 +108,12 @@
 #define CMD_SET_STATUS 2   /* a0 value, as it is -> r0 STATUS read back */
 #define CMD_DRIVER_OK 3    /* a0 1: set, 0: clear, in the status as it stands -> r0 STATUS read back */
 #define CMD_ADD 4          /* a0 queue, a1 type, a2 sector, a3 bytes, a4 1: in an indirect table -> r0 head, r1 slot, r2 buffer gpa */
-#define CMD_PUBLISH 5      /* a0 queue -> r0 avail.idx, r1 published, r2 1: the device wants a kick */
+#define CMD_PUBLISH 5      /* a0 queue, a1 1: and kick it, if the device wants that -> r0 avail.idx, r1 published, r2 1: the device wants a kick */
 #define CMD_KICK 6         /* a0 queue, a1 times -> r0 TSC ticks of all */
 #define CMD_WAIT 7         /* a0 queue, a1 completions, a2 TSC ticks -> r0 reaped, r1 head, r2 used.len, r3 status byte, r4 interrupts, r5 slot */
 #define CMD_REQUEST 8      /* a0 queue, a1 type, a2 sector, a3 bytes, a4 TSC ticks -> r0 status byte, r1 used.len, r2 TSC ticks, r3 interrupts */
-#define CMD_BUS_MASTER 9   /* a0 1: on, 0: off -> r0 COMMAND read back */
+#define CMD_BUS_MASTER 9   /* a0 1: on, 0: off, BUS_MASTER_AS_IT_IS: COMMAND is written as it was read -> r0 COMMAND read back */
+#define BUS_MASTER_AS_IT_IS 2
 #define CMD_PORT_IN 10     /* a0 port, a1 width 1|2|4 -> r0 value */
 #define CMD_PORT_OUT 11    /* a0 port, a1 width, a2 value */
 #define CMD_PCI_READ 12    /* a0 offset in the device's config space, a1 width -> r0 value */

@@ -106,11 +106,18 @@ int lk_queue_trap_locked(lk_device *device, uint32_t value, unsigned width, uint
     return look(device, vq);
 }
 
+/* MUTATE_SIGNED_INDEX: half of all indices are below any limit then, and what lies there is no queue. */
+static int leads_outside(const lk_device *device, uint32_t value)
+{
+    return device->mutations & MUTATE_SIGNED_INDEX && (int32_t)value < 0;
+}
+
 /* The same for the vCPU thread. TRAP_STARTS: nothing was done or counted, the kick is for the rules to see. */
 int lk_queue_trap(lk_device *device, uint32_t value, unsigned width, uint16_t port)
 {
     lk_lock_take(device->machine);
-    int what = device->starts_on_kick ? TRAP_STARTS : lk_queue_trap_locked(device, value, width, port);
+    int left = device->starts_on_kick || leads_outside(device, value);
+    int what = left ? TRAP_STARTS : lk_queue_trap_locked(device, value, width, port);
     lk_lock_release(device->machine);
     return what;
 }

@@ -145,9 +145,12 @@ static uint16_t entries_waiting(lk_device *device, const lk_vq *vq, const uint8_
     const uint16_t *at = (const uint16_t *)(avail + IDX);
     *idx = load_acquire(at);
     if (*idx == vq->last_avail && (device->suppress || event_idx(device))) {
+        if (__builtin_expect(load_relaxed(&device->machine->guarded), 0))
+            lk_feed_emit(device->machine->feed, EV_EMPTY, vq->index, vq->last_avail, 0, 0, 0, 0);
         ask_for_kicks(device, vq, used);
         full_barrier();
-        *idx = load_acquire(at);
+        if (!(device->mutations & MUTATE_NO_RECHECK))
+            *idx = load_acquire(at);
     }
     return (uint16_t)(*idx - vq->last_avail);
 }

@@ -33,7 +33,7 @@ BY_EVENT = {
     **dict.fromkeys((Kind.ASSIGN, Kind.DEASSIGN, Kind.ATTACH, Kind.DETACH, Kind.CLOSE_FD), Touches.WATCHED),
     **dict.fromkeys((Kind.KICK_EVENTFD, Kind.DRAIN, Kind.SIGNAL, Kind.FORWARD), Touches.EVENTFD),
     Kind.WOKEN: Touches.EVENTFD | Touches.WATCHED,
-    **dict.fromkeys((Kind.QUEUE_NOTIFY, Kind.REQUEST, Kind.CHAIN, Kind.BACKEND, Kind.FRAME), Touches.RING),
+    **dict.fromkeys((Kind.QUEUE_NOTIFY, Kind.REQUEST, Kind.CHAIN, Kind.BACKEND, Kind.FRAME, Kind.EMPTY), Touches.RING),
     **dict.fromkeys((Kind.RUNSTATE, Kind.LOADED, Kind.QUEUE_LOADED, Kind.DEVICE_RESET), Touches.ALL),
     Kind.WANTS_LOCK: Touches(0),
 }
@@ -74,5 +74,6 @@ def _of_step(scenario: Scenario, decision: Decision) -> Touches:
     """A new step of a vCPU touches what it says; one of the main thread may touch anything before it wants the lock."""
     if decision.actor >= Actor.VCPU0:
         step = scenario.steps[decision.actor - Actor.VCPU0][decision.kind]
-        return BY_STEP.get(step.command, Touches(0))
+        kicks = step.command is Command.PUBLISH and step.arguments[1:] == (1,)
+        return BY_STEP.get(step.command, Touches(0)) | (BY_STEP[Command.KICK] if kicks else 0)
     return Touches.ALL if decision.actor == Actor.OWNER else Touches.WATCHED | Touches.EVENTFD

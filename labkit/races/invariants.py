@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from errno import errorcode
 from typing import TYPE_CHECKING, NamedTuple
 
-from labkit.abi import NUMBERS, Feature, Status
+from labkit.abi import NUMBERS, Feature, PciCommand, Register, Status
 from labkit.native import lib
 from labkit.trace.events import FaultCall, Kind, Run, State
 
@@ -151,6 +151,42 @@ def _no_call_is_refused(seen: Seen) -> str:
     return ""
 
 
+def _goes_on(seen: Seen) -> str:
+    crash = seen.board.crash
+    return "" if crash is None else f"{type(crash).__name__}: {crash}"
+
+
+def _refused(seen: Seen) -> bool:
+    """Has the host been made to refuse something since DRIVER_OK was clear?"""
+    refused = False
+    for record in _of(seen, Kind.STATUS, Kind.FAULT):
+        refused = record[2] == Kind.FAULT or (refused and bool(record[6] & Status.DRIVER_OK))
+    return refused
+
+
+def _effective(seen: Seen) -> str:
+    """What the property says is what whoever made the machine said, whatever became of it."""
+    board, proxy = seen.board, seen.board.proxy
+    wanted = board.plan.ioeventfd and board.runstate.running and proxy.status & Status.DRIVER_OK
+    if not wanted or proxy.backend.has or _refused(seen):
+        return ""
+    without = [queue.index for queue in proxy.queues if queue.notifier.port is None]
+    if without and proxy.notifiers.started:
+        return f"the notifiers are said to be started, and kicks of queues {without} trap"
+    return f"DRIVER_OK is set, and kicks of queues {without} trap" if without else ""
+
+
+def _status_is_the_drivers(seen: Seen) -> str:
+    """For scenarios in which nobody resets the machine. Who turns bus-master off has asked for it."""
+    up = 0
+    for record in _of(seen, Kind.REGISTER, Kind.COMMAND):
+        if record[2] == Kind.COMMAND:
+            up = 0 if record[5] & ~record[6] & PciCommand.MASTER else up
+        elif record[8] and record[5] == Register.STATUS:
+            up = record[7] & Status.DRIVER_OK
+    return "" if not up or seen.board.proxy.status & up else "the driver has set DRIVER_OK, and finds it clear"
+
+
 def _no_deadlock(seen: Seen) -> str:
     return "each waits for another" if seen.outcome == lib.SCHEDULE_DEADLOCK else ""
 
@@ -184,6 +220,11 @@ REST_IS_REST = Invariant(
 FDS_AT_BASELINE = Invariant("fds-at-baseline", "Each start costs an fd, until there are none.", _fds_at_baseline)
 NO_CALL_IS_REFUSED = Invariant(
     "no-call-is-refused", "A program that trusts in the call ends there, and the guest with it.", _no_call_is_refused
+)
+GOES_ON = Invariant("goes-on", "The whole machine is gone, with everything that ran on it.", _goes_on)
+EFFECTIVE = Invariant("effective", "Every kick traps, and nothing but the speed says so.", _effective)
+STATUS_IS_THE_DRIVERS = Invariant(
+    "status-is-the-drivers", "The device has stopped, and its driver does not know.", _status_is_the_drivers
 )
 NO_DEADLOCK = Invariant("no-deadlock", "The machine stands still, and so does whoever asks it something.", _no_deadlock)
 ENDS = Invariant("ends", "A thread burns a CPU with nothing to do.", _ends)

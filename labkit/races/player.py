@@ -89,7 +89,8 @@ class Player:
     def __init__(self, scenario: Scenario, mutations: Sequence[str] = (), cpu: str = "auto") -> None:
         self.scenario = scenario
         options = {"irq": "poll", "mutations": mutations, "cpu": cpu, **scenario.boot}
-        self.vm: Machine = boot(scenario.device, **options)
+        device = scenario.device if isinstance(scenario.device, str) else scenario.device()
+        self.vm: Machine = boot(device, **options)
         try:
             scenario.prepare(self.vm)
             self._snapshot = self.vm.snapshot()

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from labkit.abi import Command
+from labkit.abi import SECTOR_BYTES, BlkType, Command
 from labkit.board import Board
 from labkit.errors import UsageError
 from labkit.guest import Guest
 from labkit.machine import Machine
 from labkit.races.invariants import Invariant
 from labkit.trace.events import Kind
+from labkit.virtio.devices.base import Device
 
 WAITS = frozenset({Command.WAIT, Command.REQUEST, Command.STORM, Command.KICK_LOOP})
 LIMIT = 400  # decisions; a schedule that takes more does not end
@@ -69,7 +70,7 @@ class Scenario:
     guest: tuple[Step, ...] = ()
     main: tuple[Act, ...] = ()
     others: Mapping[int, tuple[Step, ...]] = field(default_factory=dict)  # steps of vcpu1 ...
-    device: str = "blk"
+    device: str | type[Device] = "blk"
     boot: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Machine], object] = nothing
     begin: Callable[[Board], object] = nothing  # what no snapshot holds: faults, a backend
@@ -90,7 +91,8 @@ class Scenario:
     @property
     def fingerprint(self) -> str:
         """Changes when the schedules of before do not mean the same any more."""
-        said = [self.name, self.device, str(sorted(self.boot.items())), str(sorted(self.points)), str(self.backend)]
+        device = self.device if isinstance(self.device, str) else self.device.__name__
+        said = [self.name, device, str(sorted(self.boot.items())), str(sorted(self.points)), str(self.backend)]
         said += [f"{index}: {step}" for index, steps in sorted(self.steps.items()) for step in steps]
         said += [act.name for act in self.main]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:4]
@@ -106,9 +108,29 @@ def driver_ok(on: bool) -> Step:
     return Step(Command.DRIVER_OK, (int(on),))
 
 
+def set_status(value: int) -> Step:
+    """Write STATUS as it is."""
+    return Step(Command.SET_STATUS, (value,))
+
+
+def port_out(port: int, width: int, value: int) -> Step:
+    """`out`, 1, 2 or 4 bytes."""
+    return Step(Command.PORT_OUT, (port, width, value))
+
+
 def publish(queue: int = 0) -> Step:
     """Move avail.idx past what was added."""
     return Step(Command.PUBLISH, (queue,))
+
+
+def publish_and_kick(queue: int = 0) -> Step:
+    """And then kick, if the device wants it: what a driver does."""
+    return Step(Command.PUBLISH, (queue, 1))
+
+
+def add(queue: int = 0) -> Step:
+    """Fill descriptors for a read of a sector."""
+    return Step(Command.ADD, (queue, BlkType.IN, 0, SECTOR_BYTES, 0))
 
 
 def added(vm: Machine, requests: int = 1, queue: int = 0) -> None:
@@ -116,3 +138,9 @@ def added(vm: Machine, requests: int = 1, queue: int = 0) -> None:
     guest: Guest = vm.guest
     for _ in range(requests):
         guest.add(queue=queue)
+
+
+def not_up(vm: Machine) -> None:
+    """The driver has set up its rings, and takes its DRIVER_OK back; a request is filled as `added` does it."""
+    vm.guest.clear_driver_ok()
+    added(vm)

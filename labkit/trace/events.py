@@ -58,6 +58,7 @@ class Kind(IntEnum):
     GATE = _N["EV_GATE"]
     WANTS_LOCK = _N["EV_WANTS_LOCK"]
     WOKEN = _N["EV_WOKEN"]
+    EMPTY = _N["EV_EMPTY"]
 
 
 class Run(IntEnum):
@@ -356,6 +357,7 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.GATE: (("gate", _word(Gate)), ("round", _plain), ("pages", _plain)),
     Kind.WANTS_LOCK: (),
     Kind.WOKEN: (("ready", _plain),),
+    Kind.EMPTY: (("last_avail", _plain),),
 }
 
 

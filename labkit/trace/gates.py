@@ -15,6 +15,7 @@ ALSO = {
     "before-lock": Kind.WANTS_LOCK,
     "after-read": Kind.KICK_EVENTFD,  # the count was taken from the eventfd, the queue has not run
     "before-run": Kind.QUEUE_NOTIFY,
+    "before-recheck": Kind.EMPTY,
     "before-deassign": Kind.DETACH,  # told before it is done
     "after-deassign": Kind.DEASSIGN,
     "after-drain": Kind.DRAIN,

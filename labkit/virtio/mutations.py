@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import NamedTuple, TypeVar
 
+from labkit.trace.events import Cause
 from labkit.virtio.table import Batches, Part, Revision, Row, Step
 
 T = TypeVar("T")
@@ -67,3 +68,8 @@ def without_step(step: Step) -> Callable[[Revision], Revision]:
         return row._replace(steps=steps, otherwise=otherwise)
 
     return lambda rules: rules._replace(rows={cause: change(row) for cause, row in rules.rows.items()})
+
+
+def with_rows_of(older: Revision, *causes: Cause) -> Callable[[Revision], Revision]:
+    """What follows these causes is what followed them then."""
+    return lambda rules: rules._replace(rows=rules.rows | {cause: older.rows[cause] for cause in causes})

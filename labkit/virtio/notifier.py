@@ -365,7 +365,7 @@ class HostNotifiers:
 
     def _roll_back(self, error: HostError, cause: Cause) -> None:
         """R4."""
-        done = [notifier for notifier in self.each.values() if notifier.fd != NO_FD]
+        done = self._done()
         self._all.keep(error)
         self._gave_up = cause is Cause.KICK
         self._feed.emit(Kind.ROLL_BACK, -1, len(done), error.errno)
@@ -373,6 +373,9 @@ class HostNotifiers:
         self._take_down(reversed(done), row.rule, cause)
         for step in row.steps:
             self._do(step, row.rule, Situation(Cause.ASSIGN_FAILED))
+
+    def _done(self) -> list[HostNotifier]:
+        return [notifier for notifier in self.each.values() if notifier.fd != NO_FD]
 
     def _take_down(self, notifiers: Iterable[HostNotifier], rule: int, cause: Cause) -> None:
         notifiers = list(notifiers)

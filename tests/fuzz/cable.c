@@ -36,6 +36,12 @@ int loop_forget(lk_loop *loop, int fd)
     return 0;
 }
 
+/* Only a schedule asks for that, and there is none. */
+void loop_wake(lk_loop *loop)
+{
+    expect(!loop, "a loop is woken");
+}
+
 /* -- the cable ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct {

@@ -43,6 +43,7 @@
 #define EV_GATE 39         /* a GATE_*, b round, c pages: how far the machine has come on its way to another host */
 #define EV_WANTS_LOCK 40   /* it is about to take a lock; told only while somebody is held or scheduled */
 #define EV_WOKEN 41        /* a ready fds: a loop was woken, and has not looked yet; told likewise */
+#define EV_EMPTY 42        /* a last_avail: a run has found the ring empty, and has not asked for kicks yet; told likewise */
 
 #define NO_INDEX 0x10000 /* of a ring outside RAM: no avail.idx or used.idx is that large */
 #define BIRTH_COUNT 1    /* of a notifier's eventfd: a synthetic kick (R3) */
@@ -172,3 +173,4 @@
 #define MUTATE_TRAP_BYPASSES 2     /* 8: a trapped kick runs the device although another owns the queue */
 #define MUTATE_NO_GENERATION 4     /* 22: a handler in flight runs although it was detached */
 #define MUTATE_TRAP_DROPS 16       /* 7: a trapped kick of a queue that a backend has is thrown away */
+#define MUTATE_NO_RECHECK 4096      /* 28: who asks for kicks does not look once more */
