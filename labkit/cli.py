@@ -1,4 +1,4 @@
-"""What can be done from a shell? `labkit doctor | boot | replay | bench`, each with --json for programs."""
+"""What can be done from a shell? `labkit doctor | boot | replay | bench | museum`, each with --json for programs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labkit import __version__, abi, rules, views
+from labkit.cli_museum import museum
 from labkit.cpu import BACK_ENDS
 from labkit.errors import GuestError, HostError, LabkitError, UsageError
 
@@ -44,6 +45,7 @@ def main() -> None:
     """Boot tiny KVM guests and watch who handles each virtqueue kick."""
 
 
+main.add_command(museum)
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable, and nothing else, on stdout.")
 
 

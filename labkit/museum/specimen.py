@@ -24,3 +24,8 @@ class Specimen(NamedTuple):
     scenario: Scenario
     invariant: Invariant
     schedule: str = ""
+
+    @property
+    def order(self) -> str:
+        """That schedule with its head, as `labkit.races.replay` takes it."""
+        return f"{self.scenario.name}:{self.scenario.fingerprint}:{self.schedule}"

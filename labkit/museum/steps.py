@@ -1,0 +1,70 @@
+"""What if one step of the rules were missing? A mutation for each step of each row, and for each part of START and STOP.
+
+`labkit.races.scenarios` has the orders that miss them. A step that nobody can miss is in NOBODY_MISSES, with the reason.
+Such a mutation takes effect while a schedule is played, and not while its machine is made and rewound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+from labkit.races import scenarios
+from labkit.races.scenario import Scenario
+from labkit.trace.events import Cause
+from labkit.virtio.mutations import Mutation, without_part
+from labkit.virtio.notifier import REVISIONS
+from labkit.virtio.table import Part, Revision, Step
+
+WALKED = ("v6", "today")
+
+
+class LeftOut(NamedTuple):
+    """One step that is missing: of a cause's row, or of "start" or "stop"."""
+
+    revision: str
+    of: Cause | str
+    mutation: Mutation
+
+    @property
+    def name(self) -> str:
+        """ "v6:PAUSE-without-STOP"."""
+        return self.mutation.name
+
+    @property
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """In which it may be missed."""
+        return scenarios.of(self.of, self.revision)
+
+
+def _without(cause: Cause, step: Step, *, otherwise: bool) -> Callable[[Revision], Revision]:
+    """A row without that step."""
+
+    def change(rules: Revision) -> Revision:
+        row = rules.rows[cause]
+        steps = tuple(one for one in (row.otherwise if otherwise else row.steps) if one is not step)
+        row = row._replace(otherwise=steps) if otherwise else row._replace(steps=steps)
+        return rules._replace(rows=rules.rows | {cause: row})
+
+    return change
+
+
+def everything(revision: str) -> Iterator[LeftOut]:
+    """Each step of the rules of a revision, left out."""
+    rules = REVISIONS[revision]
+    for cause, row in rules.rows.items():
+        for steps, way in ((row.steps, ""), (row.otherwise, "otherwise-")):
+            for step in steps:
+                name = f"{revision}:{cause.name}-{way}without-{step.name}"
+                yield LeftOut(revision, cause, Mutation(name, rules=_without(cause, step, otherwise=bool(way)), late=True))
+    for of, batches in (("start", rules.start), ("stop", rules.stop)):
+        for part in (part for batch in batches for part in batch):
+            name = f"{revision}:{of}-without-{part.name}"
+            yield LeftOut(revision, of, Mutation(name, rules=without_part(part), late=True))
+
+
+@cache
+def by_name() -> dict[str, Mutation]:
+    """As `boot(mutations=...)` names them: "v6:PAUSE-without-STOP", "v6:stop-without-DRAIN"."""
+    return {one.name: one.mutation for revision in WALKED for one in everything(revision)}
