@@ -58,6 +58,8 @@ def _status_stays(seen: Seen) -> str:
 
 def _rings_go_with_the_status(seen: Seen) -> str:
     proxy = seen.board.proxy
+    if not seen.board.plugged:
+        return ""
     rings = [queue.index for queue in proxy.queues if queue.pfn]
     if proxy.status & Status.DRIVER_OK and not rings:
         return "the driver is up, and no queue has a ring"

@@ -105,6 +105,18 @@ def _up(revision: str) -> Scenario:
     )
 
 
+@_for(Cause.DRIVER_OK, "start")
+def _published_before(revision: str) -> Scenario:
+    return _scenario(
+        revision,
+        "published-before",
+        "A request is in the ring before the driver comes up, and nobody kicks.",
+        EVERY_REQUEST,
+        prepare=on_the_way,
+        guest=(publish(), driver_ok(True)),
+    )
+
+
 @_for(Cause.DRIVER_NOT_OK, "start", "stop")
 def _up_and_down(revision: str) -> Scenario:
     return _scenario(
@@ -265,6 +277,17 @@ def _take_back(revision: str) -> Scenario:
     )
 
 
+@_for(Cause.GRAB, Cause.BACKEND_TAKES, Cause.BACKEND_GIVES, Cause.RELEASE)
+def _there_and_back(revision: str) -> Scenario:
+    return _scenario(
+        revision,
+        "there-and-back",
+        "A backend takes the queue of an idle driver and gives it back.",
+        main=(acts.HAND_OVER, acts.TAKE_BACK),
+        backend=True,
+    )
+
+
 # -- R10, R11 ----------------------------------------------------------------------------------------------------------
 
 
@@ -292,9 +315,9 @@ def _pause_while_down(revision: str) -> Scenario:
     return _scenario(
         revision,
         "pause-while-down",
-        "The driver gives up the device, and the machine pauses and goes on.",
-        prepare=added,
-        guest=(*REQUEST, driver_ok(False)),
+        "A machine whose driver is not up has a kick on its way, pauses and goes on.",
+        prepare=on_the_way,
+        guest=REQUEST,
         main=(acts.PAUSE, acts.RESUME),
     )
 
