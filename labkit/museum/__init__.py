@@ -46,10 +46,13 @@ def run(name: str, cpu: str = "auto", *, search: bool = True) -> Result:
     return played(find(name), cpu, search=search)
 
 
-def mutations(wanted: Sequence[str]) -> tuple[Mutation, ...]:
+def mutations(wanted: Sequence[str | Mutation]) -> tuple[Mutation, ...]:
     """What `boot(mutations=...)` names: a specimen's, or a step that is left out, as "v6:PAUSE-without-STOP".
 
     UsageError: there is none of that name.
     """
-    left_out = steps.by_name()
-    return tuple(left_out[name] if name in left_out else find(name).mutation for name in wanted)
+    return tuple(one if isinstance(one, Mutation) else _mutation(one) for one in wanted)
+
+
+def _mutation(name: str) -> Mutation:
+    return steps.by_name().get(name) or find(name).mutation

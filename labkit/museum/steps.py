@@ -6,16 +6,15 @@ Such a mutation takes effect while a schedule is played, and not while its machi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
 from labkit.races import scenarios
 from labkit.races.scenario import Scenario
 from labkit.trace.events import Cause
-from labkit.virtio.mutations import Mutation, without_part
+from labkit.virtio.mutations import Mutation, without_part, without_step_of
 from labkit.virtio.notifier import REVISIONS
-from labkit.virtio.table import Part, Revision, Step
 
 WALKED = ("v6", "today")
 
@@ -61,18 +60,6 @@ class LeftOut(NamedTuple):
         return scenarios.of(self.of, self.revision)
 
 
-def _without(cause: Cause, step: Step, *, otherwise: bool) -> Callable[[Revision], Revision]:
-    """A row without that step."""
-
-    def change(rules: Revision) -> Revision:
-        row = rules.rows[cause]
-        steps = tuple(one for one in (row.otherwise if otherwise else row.steps) if one is not step)
-        row = row._replace(otherwise=steps) if otherwise else row._replace(steps=steps)
-        return rules._replace(rows=rules.rows | {cause: row})
-
-    return change
-
-
 def everything(revision: str) -> Iterator[LeftOut]:
     """Each step of the rules of a revision, left out."""
     rules = REVISIONS[revision]
@@ -80,7 +67,7 @@ def everything(revision: str) -> Iterator[LeftOut]:
         for steps, way in ((row.steps, ""), (row.otherwise, "otherwise-")):
             for step in steps:
                 name = f"{revision}:{cause.name}-{way}without-{step.name}"
-                yield LeftOut(revision, cause, Mutation(name, rules=_without(cause, step, otherwise=bool(way)), late=True))
+                yield LeftOut(revision, cause, Mutation(name, rules=without_step_of(cause, step, otherwise=bool(way)), late=True))
     for of, batches in (("start", rules.start), ("stop", rules.stop)):
         for part in (part for batch in batches for part in batch):
             name = f"{revision}:{of}-without-{part.name}"

@@ -141,10 +141,29 @@ int lk_loop_detach(lk_loop *loop, int fd)
     return loop_forget(loop, fd);
 }
 
+static uint32_t wrong_with(const handler *entry)
+{
+    return entry->ready == host_notifier_ready ? ((const lk_device *)entry->who)->mutations : 0;
+}
+
+/* 22 of the museum: the event is taken before the lock, and what was taken is handled, whatever became of its queue. */
+static void handle_what_was_taken(lk_loop *loop, handler taken)
+{
+    uint64_t count = lk_notifier_take(taken.who, taken.queue, RUN_IOTHREAD);
+    lk_lock_take(loop->machine);
+    if (count)
+        lk_queue_run(taken.who, taken.queue, RUN_IOTHREAD);
+    lk_lock_release(loop->machine);
+}
+
 /* One fd that was ready, as one step under the big lock. */
 static void handle(lk_loop *loop, uint64_t which)
 {
     handler *entry = &loop->slots[which >> 32 & (SLOTS - 1)];
+    if (__builtin_expect(wrong_with(entry) & MUTATE_NO_GENERATION, 0)) {
+        handle_what_was_taken(loop, *entry);
+        return;
+    }
     lk_lock_take(loop->machine);
     if (entry->fd >= 0 && entry->generation == (uint32_t)which)
         entry->ready(entry->who, entry->queue);

@@ -9,7 +9,7 @@ from __future__ import annotations
 from labkit.abi import NO_VECTOR, PciCommand, Register, Status
 from labkit.pc.pci import COMMAND
 from labkit.races.invariants import Invariant, Seen
-from labkit.trace.events import Flag, Kind, Owner
+from labkit.trace.events import Broken, Flag, Kind, Owner
 from labkit.virtio.hostnotifier import NO_FD
 
 ACTOR, QUEUE, A, B, C, D = 3, 4, 5, 6, 7, 8  # of a record
@@ -136,6 +136,11 @@ def _where_kicks_are(seen: Seen) -> str:
     return ""
 
 
+def _stays_whole(seen: Seen) -> str:
+    told = [record for record in seen.records if record[2] == Kind.BROKEN]
+    return f"queue {told[0][QUEUE]}: {Broken(told[0][A]).name.lower().replace('_', ' ')}" if told else ""
+
+
 SIGNALLED_WHILE_UP = Invariant(
     "signalled-while-up",
     "Kicks are signalled to a thread that walks a ring which is the driver's again; or they trap, and what the eventfd "
@@ -178,6 +183,9 @@ EVERY_REQUEST = Invariant(  # where the driver has done all that it must
 )
 WHERE_KICKS_ARE = Invariant(  # where registrations follow the BAR (R16)
     "where-kicks-are", "Kicks trap for ever, and writes to what is at the old port now are taken for kicks.", _where_kicks_are
+)
+STAYS_WHOLE = Invariant(  # where the driver makes no mistake
+    "stays-whole", "The device gives up until it is reset, and the driver has done nothing wrong.", _stays_whole
 )
 CONTRACTS = (
     *(SIGNALLED_WHILE_UP, READS_WHAT_IT_WROTE, RINGS_GO_WITH_STATUS, NOTHING_OF_BEFORE),

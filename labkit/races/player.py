@@ -13,6 +13,7 @@ from labkit.board import Board
 from labkit.errors import HostError, UsageError
 from labkit.machine import Machine, boot
 from labkit.native import ffi, lib
+from labkit.races.contracts import CONTRACTS
 from labkit.races.invariants import ALWAYS, Seen, open_fds
 from labkit.races.scenario import Scenario
 from labkit.saving import take_up
@@ -96,14 +97,14 @@ class Player:
 
     def __init__(self, scenario: Scenario, mutations: Sequence[str] = (), cpu: str = "auto") -> None:
         self.scenario = scenario
-        self._late = tuple(one for one in _named(mutations) if one.late)
-        late = {one.name for one in self._late}
-        always = [name for name in mutations if name not in late]
+        wrong = _named(mutations)
+        self._late = tuple(one for one in wrong if one.late)
+        always = [one._replace(rules=None) if one.late else one for one in wrong]
         self._options = {"irq": "poll", "mutations": always, "cpu": cpu, **scenario.boot}
         self._make()
 
     def _make(self) -> None:
-        self._stained = False
+        self._stained = False  # something was left undone, and rules that are whole again do not know of it
         self.vm: Machine = boot(self.scenario.device, **self._options)
         try:
             self.scenario.prepare(self.vm)
@@ -176,7 +177,7 @@ class Player:
         last = board.feed.position()
         seen = Seen(board, board.feed.records_between(first, last), outcome, (self._fds, 0))
         broken = self._judge(seen)
-        self._stained = bool(self._late and broken)  # rules that were whole again do not know what was left undone
+        self._stained = bool(self._late) and (bool(broken) or any(one.check(seen) for one in CONTRACTS))
         return Run(outcome, decisions, broken, first, last)
 
     @contextmanager

@@ -171,3 +171,6 @@
 #define MUTATE_SIGNED_INDEX 1      /* 17: the index of a kick is compared as a signed number */
 #define MUTATE_TRAP_BYPASSES 2     /* 8: a trapped kick runs the device although another owns the queue */
 #define MUTATE_NO_GENERATION 4     /* 22: a handler in flight runs although it was detached */
+#define MUTATE_RUNS_WITHOUT_RING 1048576 /* 30: a queue that was never set up is run all the same */
+#define MUTATE_STOP_WAITS 2097152        /* 19: who stops a notifier waits, with the big lock, until its handler is done */
+#define MUTATE_LOOKS_EARLY 4194304       /* 26: the driver's wish for interrupts is read before used.idx is written */
