@@ -120,7 +120,7 @@ fidelity: install  ## hold rules, checklist and QEMU to the tests, then write do
 	@$(BIN)/python tools/fidelity.py
 
 museum: install  ## play every specimen of the museum, print the table, and write docs/museum.md
-	@$(BIN)/python tools/museum.py
+	@LABKIT_CPU=$${LABKIT_CPU:-emulated} $(BIN)/python tools/museum.py
 
 notebooks: install  ## run the notebooks on KVM and store what they show (after a change that shows)
 	@LABKIT_CPU=kvm $(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
