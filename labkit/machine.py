@@ -123,8 +123,9 @@ class Machine(MachineLook):
 
     @property
     def museum(self) -> Any:
-        """Real bugs as cards (labkit.museum.cards); each is played on machines of its own: `vm.museum["two-consumers"].run()`."""
-    
+        """Real bugs as cards (labkit.museum.cards), each played on machines of its own: `vm.museum["dangling-fd"].run()`."""
+        from labkit.museum.cards import Cards
+
         return Cards(self.cpu)
 
     def hold(self, actor: str, at: str | None = None) -> None:
