@@ -315,9 +315,9 @@ def _pause_while_down(revision: str) -> Scenario:
     return _scenario(
         revision,
         "pause-while-down",
-        "A machine whose driver is not up has a kick on its way, pauses and goes on.",
+        "A machine whose driver is not up pauses and goes on.",
         prepare=on_the_way,
-        guest=REQUEST,
+        guest=(publish(),),
         main=(acts.PAUSE, acts.RESUME),
     )
 
