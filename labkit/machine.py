@@ -123,7 +123,7 @@ class Machine(MachineLook):
 
     @property
     def museum(self) -> Any:
-        """Real bugs as cards (labkit.museum.cards), each played on machines of its own: `vm.museum["dangling-fd"].run()`."""
+        """Real bugs as cards (labkit.museum.cards), played on machines of their own: `museum["dangling-fd"].run()`."""
         from labkit.museum.cards import Cards
 
         return Cards(self.cpu)

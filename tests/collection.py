@@ -38,7 +38,8 @@ def stories() -> str:
     """What happened, and where."""
     found = [museum.find(name) for name in museum.names()]
     return "\n".join(
-        f"- **{one.number} {one.name}** ({' '.join((one.where, *one.commits)).strip()}): {one.happened}" for one in found
+        f"- **{one.number} {one.name}** ({' '.join((one.where, *one.commits)).strip()}): {one.happened}"
+        for one in found
     )
 
 

@@ -139,7 +139,7 @@ def rule_pages() -> str:
     return "\n\n".join(parts)
 
 
-# -- sections of a page: between two comments, everything is written by `make fidelity`, or another such command ---------
+# -- sections of a page: between two comments, everything is written by `make fidelity` or another such command --------
 
 FIDELITY_BY = "make fidelity"
 

@@ -1,4 +1,4 @@
-"""Is every step of the rules missed when it is left out? A mutation that no invariant catches is a defect of the lab."""
+"""Is every step of the rules missed when it is left out? A mutation that nobody catches is a defect of the lab."""
 
 import hashlib
 
@@ -16,7 +16,11 @@ pytestmark = pytest.mark.emulated
 ALL = [one for revision in steps.WALKED for one in steps.everything(revision)]
 N = abi.NUMBERS
 REQUEST_BYTES = N["REQUEST_SLOTS"] * N["REQUEST_STRIDE"]
-LOOKED_AT = ((N["GPA_RINGS"], N["RING_STRIDE"]), (N["GPA_REQUESTS"], REQUEST_BYTES), (abi.GPA_BUFFERS, 2 * abi.SECTOR_BYTES))
+LOOKED_AT = (
+    (N["GPA_RINGS"], N["RING_STRIDE"]),
+    (N["GPA_REQUESTS"], REQUEST_BYTES),
+    (abi.GPA_BUFFERS, 2 * abi.SECTOR_BYTES),
+)
 SCENARIOS = {scenario.name: scenario for one in ALL for scenario in one.scenarios}
 
 

@@ -1,7 +1,7 @@
 """Does every specimen show its bug: by its order at once, by the search as well, and only with its mutation?
 
-On the emulated CPU each is searched in every order. On KVM, where a deassign waits for the kernel, the orders are played
-and not searched.
+On the emulated CPU each is searched in every order. On KVM, where a deassign waits for the kernel, the orders are
+played and not searched.
 """
 
 import json
@@ -50,7 +50,7 @@ def test_without_its_mutation_every_order_holds(name: str) -> None:
 
 
 def test_the_page_has_each_specimen_as_it_was_played() -> None:
-    """The table of docs/museum.md is what a search finds now; where there is no emulated CPU, the names are compared."""
+    """The table of docs/museum.md lists exactly the specimens there are, by number."""
     said = pages.section(MUSEUM.read_text(), "museum", by="make museum").splitlines()[2:]
     assert [line.split(" | ")[1] for line in said] == NAMES
 

@@ -180,7 +180,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "doctor": PARTS,
     "bench": WHOLE | {""},
     "cli_museum": LEAVES | {"cpu", "museum"},
-    "cli": WHOLE | {"cli_museum"} | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
+    "cli": WHOLE
+    | {"cli_museum"}
+    | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {

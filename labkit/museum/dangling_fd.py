@@ -38,8 +38,8 @@ SPECIMEN = Specimen(
     number=23,
     name="dangling-fd",
     happened=(
-        "An fd was closed without being taken out of the set that a loop polls. Its file was open elsewhere, the next kick "
-        "made it ready, nobody could read it any more, and the loop took a whole CPU."
+        "An fd was closed without being taken out of the set that a loop polls. Its file was open elsewhere, the next "
+        "kick made it ready, nobody could read it any more, and the loop took a whole CPU."
     ),
     where="QEMU",
     commits=("535a3d9a32", "75dcb4d790"),

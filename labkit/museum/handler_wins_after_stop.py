@@ -10,8 +10,8 @@ SPECIMEN = Specimen(
     number=22,
     name="handler-wins-after-stop",
     happened=(
-        "The thread that polls had the event in its hand when the notifier stopped: its handler ran after the stop, on a "
-        "device that was being reset. Here it takes the event before it has the lock, and asks nobody afterwards."
+        "The thread that polls had the event in its hand when the notifier stopped: its handler ran after the stop, on "
+        "a device that was being reset. Here it takes the event before it has the lock, and asks nobody afterwards."
     ),
     where="QEMU",
     commits=("1010cadf62", "184b962346"),

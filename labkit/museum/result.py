@@ -1,4 +1,4 @@
-"""Does a specimen still do what it shows? Its forced order breaks, the search finds that, and without the mutation all hold."""
+"""Does a specimen still show its bug? Its order breaks, a search finds that, and without the mutation all hold."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from labkit.virtio.mutations import Mutation
 
 
 def one_of_three(vm: Machine) -> None:
-    """The driver sets up queue 0 only; and at address 0, where the rings of the others would be, it has data of its own."""
+    """The driver sets up queue 0 only, and has data of its own at address 0, where the other rings would be."""
     vm.guest.negotiate(queues=1)
     vm.memory.write(0, b"\xff" * 16)
 
@@ -18,8 +18,8 @@ SPECIMEN = Specimen(
     number=30,
     name="ring-not-set-up",
     happened=(
-        "START covers every queue that a device has, and a driver need not use all of them. A queue without a ring was run "
-        "all the same: the device took what stands at address 0 for one."
+        "START covers every queue that a device has, and a driver need not use all of them. A queue without a ring was "
+        "run all the same: the device took what stands at address 0 for one."
     ),
     where="QEMU",
     commits=("34c6bf22a8", "dd3dd4ba7b", "f0d634ea19"),

@@ -1,6 +1,6 @@
-"""What if one step of the rules were missing? A mutation for each step of each row, and for each part of START and STOP.
+"""What if a step of the rules were missing? A mutation for each step of each row, and each part of START and STOP.
 
-`labkit.races.scenarios` has the orders that miss them. A step that nobody can miss is in NOBODY_MISSES, with the reason.
+`labkit.races.scenarios` has the orders that miss them. A step that nobody can miss is in NOBODY_MISSES, and why.
 Such a mutation takes effect while a schedule is played, and not while its machine is made and rewound.
 """
 
@@ -21,7 +21,9 @@ WALKED = ("v6", "today")
 _NO_VECTORS = "a vector is in use while a register names it, and the reset has cleared those"
 _STORES_ZERO = "the reset of the virtio device stores a status of 0 itself"
 _STOPPED = "a machine that goes on was paused, and the pause has stopped the notifiers already"
-_NEVER = "a backend that gives has stopped them for good when it took: they are not started then, and the row does nothing"
+_NEVER = (
+    "a backend that gives has stopped them for good when it took: they are not started then, and the row does nothing"
+)
 _SAME = "it is the same status once more, for devices that listen; the lab's are told by the engine in any case"
 NOBODY_MISSES = {
     "v6:STATUS_ZERO-without-STORE_STATUS": _STORES_ZERO,
@@ -67,7 +69,9 @@ def everything(revision: str) -> Iterator[LeftOut]:
         for steps, way in ((row.steps, ""), (row.otherwise, "otherwise-")):
             for step in steps:
                 name = f"{revision}:{cause.name}-{way}without-{step.name}"
-                yield LeftOut(revision, cause, Mutation(name, rules=without_step_of(cause, step, otherwise=bool(way)), late=True))
+                yield LeftOut(
+                    revision, cause, Mutation(name, rules=without_step_of(cause, step, otherwise=bool(way)), late=True)
+                )
     for of, batches in (("start", rules.start), ("stop", rules.stop)):
         for part in (part for batch in batches for part in batch):
             name = f"{revision}:{of}-without-{part.name}"

@@ -20,8 +20,8 @@ SPECIMEN = Specimen(
     number=20,
     name="work-after-vm-stop",
     happened=(
-        "A machine was stopped for a snapshot or a migration, and its I/O handlers went on: a request that was done after "
-        "the stop wrote into memory that had been saved already."
+        "A machine was stopped for a snapshot or a migration, and its I/O handlers went on: a request that was done "
+        "after the stop wrote into memory that had been saved already."
     ),
     where="QEMU",
     commits=("e8bcf84200", "131c5221fe", "269bd822e7", "7abba7c638"),

@@ -1,7 +1,7 @@
 """What may a driver count on, beside its kicks? What it writes it reads, and what is signalled is served by somebody.
 
-They look at what a schedule has left behind, and know nothing of mutations. A contract holds in every scenario, unless it
-says in which.
+They look at what a schedule has left behind, and know nothing of mutations. A contract holds in every scenario, unless
+it says in which.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ NOTHING_OF_BEFORE = Invariant(
     "nothing-of-before", "A machine that was loaded acts on what another one did before it.", _nothing_of_before
 )
 EVENTFDS_HAVE_OWNERS = Invariant(
-    "eventfds-have-owners", "Each start costs an fd, until there are none; or nobody is signalled.", _eventfds_have_owners
+    "eventfds-have-owners",
+    "Each start costs an fd, until there are none; or nobody is signalled.",
+    _eventfds_have_owners,
 )
 CLOSED_WHEN_LET_GO = Invariant(
     "closed-when-let-go",
@@ -176,13 +178,17 @@ CLOSED_WHEN_LET_GO = Invariant(
     _closed_when_let_go,
 )
 HOST_REFUSES_NOTHING = Invariant(
-    "host-refuses-nothing", "What one step leaves is in the way of the next: the guest is left to traps.", _host_refuses_nothing
+    "host-refuses-nothing",
+    "What one step leaves is in the way of the next: the guest is left to traps.",
+    _host_refuses_nothing,
 )
 EVERY_REQUEST = Invariant(  # where the driver has done all that it must
     "every-request-is-served", "The guest waits for ever for a request, and has done nothing wrong.", _every_request
 )
 WHERE_KICKS_ARE = Invariant(  # where registrations follow the BAR (R16)
-    "where-kicks-are", "Kicks trap for ever, and writes to what is at the old port now are taken for kicks.", _where_kicks_are
+    "where-kicks-are",
+    "Kicks trap for ever, and writes to what is at the old port now are taken for kicks.",
+    _where_kicks_are,
 )
 STAYS_WHOLE = Invariant(  # where the driver makes no mistake
     "stays-whole", "The device gives up until it is reset, and the driver has done nothing wrong.", _stays_whole

@@ -50,7 +50,9 @@ def _for(*causes: Cause | str) -> Callable[[Callable[[str], Scenario]], Callable
     return note
 
 
-def _scenario(revision: str, name: str, story: str, *more: Invariant, boot: dict[str, Any] | None = None, **rest: Any) -> Scenario:
+def _scenario(
+    revision: str, name: str, story: str, *more: Invariant, boot: dict[str, Any] | None = None, **rest: Any
+) -> Scenario:
     boot = {"revision": revision, **(boot or {})}
     invariants = (*CONTRACTS, *SERVED, *more)
     return Scenario(f"{name}-{revision}".replace(".", "-"), story, invariants, boot=boot, **rest)
@@ -144,7 +146,11 @@ def _up_again(revision: str) -> Scenario:
 @_for(Cause.STATUS_ZERO)
 def _status_zero(revision: str) -> Scenario:
     return _scenario(
-        revision, "status-zero", "The driver has a request, and resets the device.", prepare=added, guest=(*REQUEST, status(0))
+        revision,
+        "status-zero",
+        "The driver has a request, and resets the device.",
+        prepare=added,
+        guest=(*REQUEST, status(0)),
     )
 
 
@@ -294,7 +300,12 @@ def _there_and_back(revision: str) -> Scenario:
 @_for(Cause.PAUSE)
 def _pause(revision: str) -> Scenario:
     return _scenario(
-        revision, "pause", "The driver has a request, and the machine pauses.", prepare=added, guest=REQUEST, main=(acts.PAUSE,)
+        revision,
+        "pause",
+        "The driver has a request, and the machine pauses.",
+        prepare=added,
+        guest=REQUEST,
+        main=(acts.PAUSE,),
     )
 
 
@@ -317,7 +328,6 @@ def _pause_while_down(revision: str) -> Scenario:
         "pause-while-down",
         "A machine whose driver is not up pauses and goes on.",
         prepare=on_the_way,
-        guest=(publish(),),
         main=(acts.PAUSE, acts.RESUME),
     )
 

@@ -18,8 +18,8 @@ T = TypeVar("T")
 class Mutation(NamedTuple):
     """`rules` changes the table; `engine` and `notifier` are mixed into HostNotifiers and HostNotifier, and come first.
 
-    `core`: MUTATE_* bits, for what the C core does. `late`: where schedules are played, the rules are changed for as long
-    as one lasts, and whole while its machine is made and rewound.
+    `core`: MUTATE_* bits, for what the C core does. `late`: where schedules are played, the rules are changed for as
+    long as one lasts, and whole while its machine is made and rewound.
     """
 
     name: str
