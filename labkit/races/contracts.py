@@ -6,7 +6,7 @@ it says in which.
 
 from __future__ import annotations
 
-from labkit.abi import NO_VECTOR, PciCommand, Register, Status
+from labkit.abi import NO_VECTOR, NUMBERS, PciCommand, Register, Status
 from labkit.pc.pci import COMMAND
 from labkit.races.invariants import Invariant, Seen
 from labkit.trace.events import Broken, Flag, Kind, Owner
@@ -136,6 +136,15 @@ def _where_kicks_are(seen: Seen) -> str:
     return ""
 
 
+def _wakes(seen: Seen) -> str:
+    """For scenarios in which vcpu0's last step is a look at used.idx, after it has asked to be woken."""
+    board = seen.board
+    saw = int.from_bytes(board.memory.read(NUMBERS["GPA_MAILBOX"] + NUMBERS["MB_RESULTS"], 8), "little")
+    used = board.proxy.queues[0].used_idx
+    woken = any(record[2] == Kind.INTERRUPT for record in seen.records)
+    return "" if woken or saw == used else f"the driver saw used.idx {saw} and sleeps, it is {used}: no interrupt came"
+
+
 def _stays_whole(seen: Seen) -> str:
     told = [record for record in seen.records if record[2] == Kind.BROKEN]
     return f"queue {told[0][QUEUE]}: {Broken(told[0][A]).name.lower().replace('_', ' ')}" if told else ""
@@ -193,6 +202,7 @@ WHERE_KICKS_ARE = Invariant(  # where registrations follow the BAR (R16)
 STAYS_WHOLE = Invariant(  # where the driver makes no mistake
     "stays-whole", "The device gives up until it is reset, and the driver has done nothing wrong.", _stays_whole
 )
+WAKES = Invariant("wakes", "The driver sleeps, its request is done, and nobody wakes it.", _wakes)
 CONTRACTS = (
     *(SIGNALLED_WHILE_UP, READS_WHAT_IT_WROTE, RINGS_GO_WITH_STATUS, NOTHING_OF_BEFORE),
     *(EVENTFDS_HAVE_OWNERS, CLOSED_WHEN_LET_GO, HOST_REFUSES_NOTHING),
