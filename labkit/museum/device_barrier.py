@@ -29,7 +29,7 @@ SPECIMEN = Specimen(
     ),
     where="QEMU",
     commits=("a281ebc11a",),
-    rule="",
+    rule="ring",
     mutation=Mutation("device-barrier", core=lib.MUTATE_LOOKS_EARLY),
     scenario=Scenario(
         name="asks-and-looks",
