@@ -26,5 +26,5 @@ SPECIMEN = Specimen(
         prepare=added,
     ),
     invariant=NO_DEADLOCK,
-    schedule="vx2 i",
+    schedule="vx9 ix2",
 )

@@ -157,10 +157,10 @@ int lk_loop_attach(lk_loop *loop, lk_device *device, unsigned queue, int fd)
 int lk_loop_detach(lk_loop *loop, int fd)
 {
     const handler *entry = handler_of(loop, fd);
-    if (entry && wrong_with(entry) & MUTATE_STOP_WAITS)
-        wait_for_handler(loop);
     if (entry)
         lk_feed_emit(loop->machine->feed, EV_DETACH, (int)entry->queue, (uint64_t)fd, 0, 0, 0, 0);
+    if (entry && __builtin_expect(wrong_with(entry) & MUTATE_STOP_WAITS, 0))
+        wait_for_handler(loop);
     return loop_forget(loop, fd);
 }
 
