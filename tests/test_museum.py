@@ -131,13 +131,3 @@ def test_a_machine_shows_the_museum_as_cards(boot: Callable[..., labkit.Machine]
     card = vm.museum["lost-kick-at-deassign"]
     assert "R5" in repr(card) and "R5" in card._repr_html_()
     assert card.run(search=False).breaks
-
-
-@pytest.mark.emulated
-def test_a_deadlock_tells_the_way_of_each_into_it() -> None:
-    """Who stands before what: each actor that waits, with what it has done since it was idle."""
-    searched_for = searched("lock-and-wait").searched
-    assert searched_for is not None
-    (seen,) = [one.seen for one in searched_for.failures if one.invariant == "no-deadlock"]
-    assert "iothread woken, wants_lock" in seen
-    assert "pci_write, detach, wants_lock" in seen

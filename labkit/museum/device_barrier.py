@@ -13,6 +13,7 @@ DISK_QUEUE, IDX = 128, 2  # descriptors; where idx stands in avail and in used
 AVAIL_FLAGS = NUMBERS["GPA_RINGS"] + DISK_QUEUE * NUMBERS["DESC_BYTES"]
 USED_IDX = NUMBERS["GPA_RINGS"] + NUMBERS["RING_ALIGN"] + IDX
 
+
 def polls(vm: Machine) -> None:
     """A driver that wants no interrupts, and none for an emptied ring either."""
     vm.guest.negotiate(features=0xFFFFFFFF & ~Feature.NOTIFY_ON_EMPTY, driver_ok=True)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from labkit.abi import Status
 from labkit.native import lib
-from labkit.trace.events import Kind, Run, State, actor_text
+from labkit.trace.events import Kind, Run, State
 
 if TYPE_CHECKING:
     from labkit.board import Board
-    from labkit.races.player import Decision
 
 FORWARDS = 1 << 15  # of the way round, an index goes forward
 
@@ -27,7 +26,6 @@ class Seen(NamedTuple):
     records: Sequence[tuple[int, ...]]  # seq, time_ns, kind, actor, queue, a, b, c, d, e
     outcome: int
     fds: tuple[int, int]
-    decisions: Sequence[Decision] = ()
 
 
 Check = Callable[[Seen], str]
@@ -123,23 +121,7 @@ def _fds_at_baseline(seen: Seen) -> str:
 
 
 def _no_deadlock(seen: Seen) -> str:
-    if seen.outcome != lib.SCHEDULE_DEADLOCK:
-        return ""
-    ways = [way for actor in sorted({one.actor for one in seen.decisions}) if (way := _way_to_a_wait(seen, actor))]
-    return f"each waits for another: {'; '.join(ways)}"
-
-
-def _way_to_a_wait(seen: Seen, actor: int) -> str:
-    """What it has done since it was idle, up to the wait in which it stands; empty: it stands in none."""
-    went = [one for one in seen.decisions if one.actor == actor]
-    begin = max(one.seq for one in went if one.before == lib.PLACE_IDLE)
-    names = []
-    for record in seen.records:
-        if record[3] == actor and record[0] > begin:
-            names.append(Kind(record[2]).name.lower())
-            if record[2] == Kind.WANTS_LOCK and record[0] > went[-1].seq:
-                return f"{actor_text(actor)} {', '.join(names)}"
-    return ""
+    return "each waits for another" if seen.outcome == lib.SCHEDULE_DEADLOCK else ""
 
 
 def _ends(seen: Seen) -> str:

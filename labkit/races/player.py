@@ -175,7 +175,7 @@ class Player:
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
         decisions = self._taken()
         last = board.feed.position()
-        seen = Seen(board, board.feed.records_between(first, last), outcome, (self._fds, 0), decisions)
+        seen = Seen(board, board.feed.records_between(first, last), outcome, (self._fds, 0))
         broken = self._judge(seen)
         self._stained = bool(self._late) and (bool(broken) or any(one.check(seen) for one in CONTRACTS))
         return Run(outcome, decisions, broken, first, last)
