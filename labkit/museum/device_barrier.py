@@ -25,8 +25,8 @@ SPECIMEN = Specimen(
     name="device-barrier",
     happened=(
         "The read of the driver's wish passed the store of used.idx: the device saw that the driver did not want to be "
-        "woken, the driver saw nothing done, and went to sleep. `labkit.races.litmus()` shows two threads of this machine "
-        "do it; here the device reads first."
+        "woken, the driver saw nothing done, and went to sleep. `labkit.races.litmus()` shows two threads of this "
+        "machine do it; here the device reads first."
     ),
     where="QEMU",
     commits=("a281ebc11a",),

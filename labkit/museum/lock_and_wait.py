@@ -11,8 +11,8 @@ SPECIMEN = Specimen(
     number=19,
     name="lock-and-wait",
     happened=(
-        "The guest cleared bus-master. Its vCPU held the big lock and waited until the thread that polls had let go of the "
-        "queue; that thread was about to handle a kick, and waited for the lock. The machine stood still."
+        "The guest cleared bus-master. Its vCPU held the big lock and waited until the thread that polls had let go of "
+        "the queue; that thread was about to handle a kick, and waited for the lock. The machine stood still."
     ),
     where="QEMU",
     commits=("c0c6a6ac7b",),

@@ -55,7 +55,7 @@ def litmus(rounds: int = ROUNDS) -> Litmus:
         raise UsageError(f"rounds={rounds!r}: 1 to {ROUNDS_MAX}")
     device, driver = lib.LITMUS_DEVICE_BARRIER, lib.LITMUS_DRIVER_BARRIER
     counts = (_count(rounds, barriers) for barriers in (device | driver, driver, device, 0))
-    return Litmus(rounds, *counts, len(os.sched_getaffinity(0)))
+    return Litmus(*(rounds, *counts, len(os.sched_getaffinity(0))))
 
 
 def _count(rounds: int, barriers: int) -> int:
