@@ -1,9 +1,11 @@
 """Is every step of the rules missed when it is left out? A mutation that nobody catches is a defect of the lab."""
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 
+import labkit
 from labkit import abi
 from labkit.museum import steps
 from labkit.museum.steps import NOBODY_MISSES, LeftOut
@@ -72,6 +74,14 @@ def test_with_every_step_each_order_holds(name: str) -> None:
 def test_a_step_that_is_left_out_is_found(one: LeftOut) -> None:
     """Each step of each row, and each part of START and STOP, is missed in some order of some scenario."""
     assert found_in(one)
+
+
+@pytest.mark.parametrize("left_out", [(), ("v6:PAUSE-without-STOP",)])
+def test_a_machine_can_be_booted_without_a_step(boot: Callable[..., labkit.Machine], left_out: tuple[str, ...]) -> None:
+    """Outside of a schedule the step is missing all the time: a pause that does not stop leaves the notifiers started."""
+    vm = boot("blk", mutations=left_out)
+    vm.pause()
+    assert vm.proxy.ioeventfd_started is bool(left_out)
 
 
 def test_what_nobody_misses_is_a_step() -> None:

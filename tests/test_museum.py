@@ -86,8 +86,9 @@ def test_numbers_and_names_are_used_once() -> None:
 def test_a_result_prints_what_came_of_it() -> None:
     """As text and as HTML: the order, what breaks, and how many orders were tried."""
     result = searched("lost-kick-at-deassign")
+    orders = f"{result.schedules_without} orders, all there are"
     for said in (repr(result), result._repr_html_()):
-        assert all(part in said for part in (result.schedule, "every-kick-is-served", "10 orders", "all hold"))
+        assert all(part in said for part in (result.schedule, "every-kick-is-served", orders, "all hold"))
 
 
 def test_the_verb_lists_every_specimen() -> None:

@@ -1,4 +1,4 @@
-"""Are the barriers of a ring needed on this machine? Two threads, a store and a load each: how often did both look too early?
+"""Are the barriers of a ring needed here? Two threads, a store and a load each: how often did both look too early?
 
 The device writes used.idx and reads whether the driver wants to be woken; the driver writes that and reads used.idx. A
 CPU may let such a load pass the store before it; then both see the old value, and the driver sleeps for ever. A full
@@ -54,8 +54,14 @@ def litmus(rounds: int = ROUNDS) -> Litmus:
     if not 1 <= rounds <= ROUNDS_MAX:
         raise UsageError(f"rounds={rounds!r}: 1 to {ROUNDS_MAX}")
     device, driver = lib.LITMUS_DEVICE_BARRIER, lib.LITMUS_DRIVER_BARRIER
-    counts = (_count(rounds, barriers) for barriers in (device | driver, driver, device, 0))
-    return Litmus(*(rounds, *counts, len(os.sched_getaffinity(0))))
+    return Litmus(
+        rounds,
+        with_barrier=_count(rounds, device | driver),
+        without_device_barrier=_count(rounds, driver),
+        without_driver_barrier=_count(rounds, device),
+        without_barrier=_count(rounds, 0),
+        cpus=len(os.sched_getaffinity(0)),
+    )
 
 
 def _count(rounds: int, barriers: int) -> int:
