@@ -78,7 +78,7 @@ def test_a_step_that_is_left_out_is_found(one: LeftOut) -> None:
 
 @pytest.mark.parametrize("left_out", [(), ("v6:PAUSE-without-STOP",)])
 def test_a_machine_can_be_booted_without_a_step(boot: Callable[..., labkit.Machine], left_out: tuple[str, ...]) -> None:
-    """Outside of a schedule the step is missing all the time: a pause that does not stop leaves the notifiers started."""
+    """Where no schedule is played it is missing all the time: a pause without STOP leaves the notifiers started."""
     vm = boot("blk", mutations=left_out)
     vm.pause()
     assert vm.proxy.ioeventfd_started is bool(left_out)

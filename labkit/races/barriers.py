@@ -20,7 +20,7 @@ ROUNDS, SLICE, ROUNDS_MAX = 200_000, 50_000, 1_000_000_000  # a slice goes witho
 class Litmus(NamedTuple):
     """In how many of `rounds` both sides saw the old value: with both barriers, with one of them, with none.
 
-    That it was not seen proves nothing: `cpus` that this process may use must be 2 at least, and other CPUs reorder more.
+    That it was not seen proves nothing: `cpus`, those that this process may use, must be 2 at least.
     """
 
     rounds: int
