@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab install test check fuzz format asan fidelity notebooks bench lock clean FORCE
+.PHONY: help lab install test check fuzz format asan fidelity museum notebooks bench lock clean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -118,6 +118,9 @@ fidelity: install  ## hold rules, checklist and QEMU to the tests, then write do
 	@$(BIN)/python -m pytest -q tests/test_rules_*.py tests/oracle tests/test_checklist*.py tests/test_ioeventfd.py \
 		tests/test_fuzz_kicks.py tests/test_fuzz_vring.py
 	@$(BIN)/python tools/fidelity.py
+
+museum: install  ## play every specimen of the museum, print the table, and write docs/museum.md
+	@LABKIT_CPU=$${LABKIT_CPU:-emulated} $(BIN)/python tools/museum.py
 
 notebooks: install  ## run the notebooks on KVM and store what they show (after a change that shows)
 	@LABKIT_CPU=kvm $(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)

@@ -121,6 +121,13 @@ class Machine(MachineLook):
         """Who is held, and where: `wait(actor)`, iteration, a table."""
         return self._board.gates
 
+    @property
+    def museum(self) -> Any:
+        """Real bugs as cards (labkit.museum.cards), played on machines of their own: `museum["dangling-fd"].run()`."""
+        from labkit.museum.cards import Cards
+
+        return Cards(self.cpu)
+
     def hold(self, actor: str, at: str | None = None) -> None:
         """Hold "iothread", "backend", "vcpu0" ... or "main" behind its next event `at`: "before-handler", "drain" ...
 

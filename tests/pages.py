@@ -139,20 +139,22 @@ def rule_pages() -> str:
     return "\n\n".join(parts)
 
 
-# -- sections of a page: between two comments, everything is written by `make fidelity` --------------------------------
+# -- sections of a page: between two comments, everything is written by `make fidelity` or another such command --------
+
+FIDELITY_BY = "make fidelity"
 
 
-def section(page: str, name: str) -> str:
+def section(page: str, name: str, by: str = FIDELITY_BY) -> str:
     """What stands in a section. ValueError if the page has no such section."""
-    begin, end = _marks_of(name)
+    begin, end = _marks_of(name, by)
     return page[page.index(begin) + len(begin) : page.index(end)].strip()
 
 
-def with_section(page: str, name: str, text: str) -> str:
+def with_section(page: str, name: str, text: str, by: str = FIDELITY_BY) -> str:
     """The page with that section written anew."""
-    begin, end = _marks_of(name)
+    begin, end = _marks_of(name, by)
     return f"{page[: page.index(begin)]}{begin}\n{text}\n{page[page.index(end) :]}"
 
 
-def _marks_of(name: str) -> tuple[str, str]:
-    return f"<!-- {name}: written by make fidelity -->", f"<!-- end of {name} -->"
+def _marks_of(name: str, by: str) -> tuple[str, str]:
+    return f"<!-- {name}: written by {by} -->", f"<!-- end of {name} -->"

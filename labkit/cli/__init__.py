@@ -1,4 +1,5 @@
-"""What can be done from a shell? `labkit doctor | boot | receive | migrate | replay | bench`, each with --json.
+"""What can be done from a shell? `labkit doctor | boot | receive | migrate | replay | bench | museum`,
+each with --json.
 
 Each verb has a module, which says in one line what it tells; `machines.py` has what several tell of a machine.
 """
@@ -11,6 +12,7 @@ from labkit.cli.boot import boot
 from labkit.cli.common import EXIT_CODES, Verbs
 from labkit.cli.doctor import doctor
 from labkit.cli.migrate import migrate
+from labkit.cli.museum import museum
 from labkit.cli.receive import receive
 from labkit.cli.replay import replay
 
@@ -23,5 +25,5 @@ def main() -> None:
     """Boot tiny KVM guests and watch who handles each virtqueue kick."""
 
 
-for verb in (doctor, boot, migrate, receive, replay, bench):
+for verb in (doctor, boot, migrate, receive, replay, bench, museum):
     main.add_command(verb)

@@ -8,10 +8,12 @@ from functools import cache
 from importlib import import_module
 
 from labkit.errors import UsageError
+from labkit.museum import steps
+from labkit.museum.result import Result, played
 from labkit.museum.specimen import Specimen
 from labkit.virtio.mutations import Mutation
 
-__all__ = ["Specimen", "find", "mutations", "names"]
+__all__ = ["Result", "Specimen", "find", "mutations", "names", "run"]
 
 
 @cache
@@ -36,6 +38,21 @@ def find(name: str) -> Specimen:
     return _all()[name]
 
 
-def mutations(wanted: Sequence[str]) -> tuple[Mutation, ...]:
-    """What `boot(mutations=...)` names. UsageError: there is none of that name."""
-    return tuple(find(name).mutation for name in wanted)
+def run(name: str, cpu: str = "auto", *, search: bool = True) -> Result:
+    """Play a specimen's forced order with its mutation; then every order with it, and every order without.
+
+    search: False leaves it at the forced order. UsageError: there is no such specimen.
+    """
+    return played(find(name), cpu, search=search)
+
+
+def mutations(wanted: Sequence[str | Mutation]) -> tuple[Mutation, ...]:
+    """What `boot(mutations=...)` names: a specimen's, or a step that is left out, as "v6:PAUSE-without-STOP".
+
+    UsageError: there is none of that name.
+    """
+    return tuple(one if isinstance(one, Mutation) else _mutation(one) for one in wanted)
+
+
+def _mutation(name: str) -> Mutation:
+    return steps.by_name().get(name) or find(name).mutation

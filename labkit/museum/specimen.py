@@ -10,8 +10,8 @@ from labkit.virtio.mutations import Mutation
 
 
 class Specimen(NamedTuple):
-    """`number`: in the list of docs/museum.md. `schedule`: an order that breaks `invariant`, without the head of a text:
-    who goes, decision by decision.
+    """`number`: in the list of docs/museum.md. `schedule`: an order that breaks `invariant`, without the head of a
+    text: who goes, decision by decision.
     """
 
     number: int
@@ -24,3 +24,8 @@ class Specimen(NamedTuple):
     scenario: Scenario
     invariant: Invariant
     schedule: str = ""
+
+    @property
+    def order(self) -> str:
+        """That schedule with its head, as `labkit.races.replay` takes it."""
+        return f"{self.scenario.name}:{self.scenario.fingerprint}:{self.schedule}"

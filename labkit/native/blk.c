@@ -144,6 +144,8 @@ static int serve_one(lk_device *device, lk_vq *vq)
     uint8_t status = execute(&device->blk, &request);
     *request.status = status;
     vq->requests++;
+    if (__builtin_expect(device->mutations & MUTATE_LOOKS_EARLY, 0))
+        queue_look_early(device, vq);
     lk_feed_emit(device->machine->feed, EV_REQUEST, vq->index, request.header.type, request.header.sector,
                  request.bytes, status, device->chain->head);
     queue_push_chain(device, vq, bytes_written(&request, status));

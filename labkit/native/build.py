@@ -19,7 +19,7 @@ ABI = ROOT / "guests" / "include" / "abi.h"
 # Leaves first: each may use the types of those before it. The core's own code sees all of them through core.h.
 DECLARATIONS = (
     *("events", "feed", "machine", "dirty", "device", "terminal", "pydevice"),
-    *("host", "loop", "worker", "net", "vcpu", "gates", "irqchip", "emulated", "bench"),
+    *("host", "loop", "worker", "net", "vcpu", "gates", "irqchip", "emulated", "bench", "litmus"),
 )
 CALLED_BACK = """
 extern "Python+C" int lk_python_handle(void *python, unsigned queue);
@@ -27,7 +27,7 @@ extern "Python+C" void lk_python_exit(void *python, lk_vcpu *vcpu);
 """  # what C calls of Python
 SOURCES = (
     *("feed", "machine", "dirty", "queue", "device", "blk", "net", "terminal", "pydevice"),
-    *("kick", "host", "loop", "worker", "vcpu", "gates", "bench", "bare"),
+    *("kick", "host", "loop", "worker", "vcpu", "gates", "bench", "bare", "litmus"),
 )
 EMULATED_SOURCES = (  # the emulated CPU; its library is looked for when it is used
     *("unicorn", "emulated", "emulated_turn", "emulated_io", "emulated_cpu", "emulated_frame"),

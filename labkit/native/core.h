@@ -33,6 +33,7 @@
 #include "decl/irqchip.h"
 #include "decl/emulated.h"
 #include "decl/bench.h"
+#include "decl/litmus.h"
 #include "decl/kvm.h"
 
 #define PIC_PINS 8 /* of each of the two */

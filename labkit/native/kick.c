@@ -23,7 +23,9 @@ static int why_not(const lk_device *device, unsigned queue)
 {
     if (queue >= QUEUE_MAX)
         return IGNORED_INDEX;
-    return !device->vq[queue].desc ? IGNORED_NO_RING : device->broken ? IGNORED_BROKEN : 0;
+    if (!device->vq[queue].desc && !(device->mutations & MUTATE_RUNS_WITHOUT_RING))
+        return IGNORED_NO_RING;
+    return device->broken ? IGNORED_BROKEN : 0;
 }
 
 /* avail.idx or used.idx as it stands in guest memory now. */

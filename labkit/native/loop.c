@@ -4,9 +4,11 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 #define SLOTS QUEUE_MAX
 #define WAKE_UP UINT64_MAX
+#define MUSEUM_WAIT_MS 1000
 
 /* An event in flight names its slot and the slot's generation: a handler that was detached meanwhile never runs. */
 typedef struct {
@@ -22,6 +24,7 @@ struct lk_loop {
     int epoll_fd, wake_fd, stop, started;
     pthread_t thread;
     uint64_t wakeups;
+    int handles; /* it was woken, and has not done with that */
     uint16_t actor;
     handler slots[SLOTS];
 };
@@ -124,6 +127,24 @@ int loop_forget(lk_loop *loop, int fd)
     return epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, fd, NULL) ? -errno : 0;
 }
 
+static uint32_t wrong_with(const handler *entry)
+{
+    return entry->ready == host_notifier_ready ? ((const lk_device *)entry->who)->mutations : 0;
+}
+
+/* 19 of the museum: with the big lock, for a handler that may want it. In a schedule that is seen, and ends it; without
+ * one the wait ends by itself after a while. */
+static void wait_for_handler(lk_loop *loop)
+{
+    if (load_relaxed(&loop->machine->guarded)) {
+        gates_want(loop->machine->gates, &loop->handles, 0);
+        return;
+    }
+    const struct timespec a_while = {.tv_nsec = 1000000};
+    for (int i = 0; i < MUSEUM_WAIT_MS && load_acquire(&loop->handles); i++)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &a_while, NULL);
+}
+
 /* A host notifier, and its being let go. Both under the big lock; both return 0 or -errno. */
 int lk_loop_attach(lk_loop *loop, lk_device *device, unsigned queue, int fd)
 {
@@ -138,13 +159,29 @@ int lk_loop_detach(lk_loop *loop, int fd)
     const handler *entry = handler_of(loop, fd);
     if (entry)
         lk_feed_emit(loop->machine->feed, EV_DETACH, (int)entry->queue, (uint64_t)fd, 0, 0, 0, 0);
+    if (entry && __builtin_expect(wrong_with(entry) & MUTATE_STOP_WAITS, 0))
+        wait_for_handler(loop);
     return loop_forget(loop, fd);
+}
+
+/* 22 of the museum: the event is taken before the lock, and what was taken is handled, whatever became of its queue. */
+static void handle_what_was_taken(lk_loop *loop, handler taken)
+{
+    uint64_t count = lk_notifier_take(taken.who, taken.queue, RUN_IOTHREAD);
+    lk_lock_take(loop->machine);
+    if (count)
+        lk_queue_run(taken.who, taken.queue, RUN_IOTHREAD);
+    lk_lock_release(loop->machine);
 }
 
 /* One fd that was ready, as one step under the big lock. */
 static void handle(lk_loop *loop, uint64_t which)
 {
     handler *entry = &loop->slots[which >> 32 & (SLOTS - 1)];
+    if (__builtin_expect(wrong_with(entry) & MUTATE_NO_GENERATION, 0)) {
+        handle_what_was_taken(loop, *entry);
+        return;
+    }
     lk_lock_take(loop->machine);
     if (entry->fd >= 0 && entry->generation == (uint32_t)which)
         entry->ready(entry->who, entry->queue);
@@ -188,11 +225,13 @@ static void *iothread(void *argument)
         if (count < 0 && errno != EINTR)
             break; /* the epoll itself is gone: better no iothread than one that spins */
         store_relaxed(&loop->wakeups, loop->wakeups + 1);
+        store_release(&loop->handles, count > 0);
         if (__builtin_expect(load_relaxed(&loop->machine->guarded), 0))
             told_woken(loop, ready, count);
         for (int i = 0; i < count; i++)
             if (ready[i].data.u64 != WAKE_UP)
                 handle(loop, ready[i].data.u64);
+        store_release(&loop->handles, 0);
     }
     return NULL;
 }

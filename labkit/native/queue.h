@@ -23,6 +23,7 @@ int queue_has_next(lk_device *device, lk_vq *vq);
 void queue_unpop(lk_vq *vq);
 void queue_push(lk_device *device, lk_vq *vq, uint16_t head, uint32_t written);
 void queue_push_chain(lk_device *device, lk_vq *vq, uint32_t written);
+void queue_look_early(lk_device *device, lk_vq *vq);
 void queue_interrupt(lk_device *device, lk_vq *vq);
 int device_interrupt(lk_device *device, uint8_t isr, unsigned vector);
 void queue_raise(lk_device *device, lk_vq *vq);

@@ -1,7 +1,8 @@
 """You are the scheduler: which orders of vCPU, iothread, backend and main thread are there, and what breaks in which?
 
 `scenario.py` says what is played and `invariants.py` what must hold; `player.py` plays one schedule on a real guest,
-`search.py` says which to play, `pool.py` who plays them, `schedules.py` how one is written down.
+`search.py` says which to play, `pool.py` who plays them, `schedules.py` how one is written down. `barriers.py` is about
+an order that no schedule decides: that of a CPU's own stores and loads.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from labkit.errors import UsageError
 from labkit.races import schedules
+from labkit.races.barriers import Litmus, litmus
 from labkit.races.invariants import Invariant
 from labkit.races.player import Broken, Choice, Player, Run
 from labkit.races.pool import Elsewhere, Here, finished
@@ -20,7 +22,20 @@ from labkit.races.report import Failure, Replay, Report, switches
 from labkit.races.scenario import Act, Scenario, Step
 from labkit.races.search import Branch, search
 
-__all__ = ["Act", "Failure", "Invariant", "Player", "Replay", "Report", "Scenario", "Step", "explore", "replay"]
+__all__ = [
+    "Act",
+    "Failure",
+    "Invariant",
+    "Litmus",
+    "Player",
+    "Replay",
+    "Report",
+    "Scenario",
+    "Step",
+    "explore",
+    "litmus",
+    "replay",
+]
 
 SCHEDULERS = ("dfs", "pct", "random", "round-robin")
 WITHOUT_LIMIT = 1000  # schedules by chance, if nobody says how many

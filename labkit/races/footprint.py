@@ -37,7 +37,11 @@ BY_EVENT = {
     **dict.fromkeys((Kind.RUNSTATE, Kind.LOADED, Kind.QUEUE_LOADED, Kind.DEVICE_RESET), Touches.ALL),
     Kind.WANTS_LOCK: Touches(0),
 }
-BY_STEP = {Command.KICK: Touches.EVENTFD | Touches.WATCHED, Command.PUBLISH: Touches.RING}
+BEHIND = {Kind.REQUEST: Touches.RING}  # what it has told of is given back after that
+BY_STEP = {
+    Command.KICK: Touches.EVENTFD | Touches.WATCHED,
+    **dict.fromkeys((Command.PUBLISH, Command.LOAD, Command.STORE), Touches.RING),
+}
 
 
 class Stretch(NamedTuple):
@@ -63,6 +67,8 @@ def stretches(scenario: Scenario, decisions: Sequence[Decision]) -> Iterator[Str
         for kind, touched in BY_EVENT.items():
             if decision.did >> kind & 1:
                 touches |= touched
+        if decision.before == lib.PLACE_GATE:
+            touches |= BEHIND.get(Kind(decision.kind), Touches(0))
         if decision.before == lib.PLACE_IDLE:
             touches |= _of_step(scenario, decision)
         yield Stretch(decision.actor, touches)

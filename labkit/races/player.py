@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -12,10 +13,12 @@ from labkit.board import Board
 from labkit.errors import HostError, UsageError
 from labkit.machine import Machine, boot
 from labkit.native import ffi, lib
+from labkit.races.contracts import CONTRACTS
 from labkit.races.invariants import ALWAYS, Seen
 from labkit.races.scenario import Scenario
 from labkit.saving import take_up
 from labkit.trace.events import Actor
+from labkit.virtio.mutations import Mutation, mutated_rules
 
 GATE_TIMEOUT_MS = 2000  # an actor that comes to no gate for so long is stuck
 SLOTS = struct.Struct(f"<{MB_SLOTS}Q")
@@ -83,21 +86,34 @@ class Run(NamedTuple):
         return bytes(decision.actor for decision in self.decisions)
 
 
+def _named(names: Sequence[str]) -> tuple[Mutation, ...]:
+    from labkit import museum
+
+    return museum.mutations(names) if names else ()
+
+
 class Player:
     """A machine prepared for a scenario. A context manager. UsageError: it cannot be prepared."""
 
     def __init__(self, scenario: Scenario, mutations: Sequence[str] = (), cpu: str = "auto") -> None:
         self.scenario = scenario
-        options = {"irq": "poll", "mutations": mutations, "cpu": cpu, **scenario.boot}
-        device = scenario.device if isinstance(scenario.device, str) else scenario.device()
-        self.vm: Machine = boot(device, **options)
+        wrong = _named(mutations)
+        self._late = tuple(one for one in wrong if one.late)
+        always = [one._replace(rules=None) if one.late else one for one in wrong]
+        self._options = {"irq": "poll", "mutations": always, "cpu": cpu, **scenario.boot}
+        self._make()
+
+    def _make(self) -> None:
+        self._stained = False  # something was left undone, and rules that are whole again do not know of it
+        device = self.scenario.device if isinstance(self.scenario.device, str) else self.scenario.device()
+        self.vm: Machine = boot(device, **self._options)
         try:
-            scenario.prepare(self.vm)
+            self.scenario.prepare(self.vm)
             self._snapshot = self.vm.snapshot()
             self._board: Board = self.vm._board
             self._gates = lib.lk_gates_of(self._board.memory.native)
-            self._programs = self._programs_of(scenario)
-            self._decisions = ffi.new("lk_decision[]", scenario.limit)
+            self._programs = self._programs_of(self.scenario)
+            self._decisions = ffi.new("lk_decision[]", self.scenario.limit)
             self._board.owner.call(self._begin)
         except BaseException:
             self.close()
@@ -115,6 +131,9 @@ class Player:
 
     def play(self, choice: Choice) -> Run:
         """From the scenario's moment. UsageError: the plan names an actor that cannot go."""
+        if self._stained:
+            self.close()
+            self._make()
         run: Run = self._board.owner.call(lambda: self._play(choice))
         if run.outcome is Outcome.WRONG:
             at = len(run.decisions)
@@ -132,11 +151,14 @@ class Player:
     def _rewind(self) -> None:
         """The moment of the snapshot; what a start of the notifiers has signalled is served before anybody goes."""
         board = self._board
+        if not board.plugged:
+            board.plug()
         board.proxy.faults.clear()
         if board.proxy.backend.wants:
             board.take_back()
         take_up(board, self._snapshot)
         board.proxy.notifiers.errors.clear()
+        board.proxy.backend.errors.clear()
         self.scenario.begin(board)
         self._give_programs(of=0)
         self._schedule(Choice(), main_steps=0)
@@ -148,12 +170,25 @@ class Player:
         self._rewind()
         self._give_programs()
         first = board.feed.position()
-        self._schedule(choice, main_steps=len(self.scenario.main))
+        with self._something_left_out():
+            self._schedule(choice, main_steps=len(self.scenario.main))
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
         decisions = self._taken()
         last = board.feed.position()
         seen = Seen(board, board.feed.records_between(first, last), outcome)
-        return Run(outcome, decisions, self._judge(seen), first, last)
+        broken = self._judge(seen)
+        self._stained = bool(self._late) and (bool(broken) or any(one.check(seen) for one in CONTRACTS))
+        return Run(outcome, decisions, broken, first, last)
+
+    @contextmanager
+    def _something_left_out(self) -> Iterator[None]:
+        """The rules as the late mutations have them."""
+        notifiers = self._board.proxy.notifiers
+        whole, notifiers.rules = notifiers.rules, mutated_rules(notifiers.rules, self._late)
+        try:
+            yield
+        finally:
+            notifiers.rules = whole
 
     def _schedule(self, choice: Choice, main_steps: int) -> None:
         plan = ffi.from_buffer("uint8_t[]", choice.plan)

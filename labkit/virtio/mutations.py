@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 class Mutation(NamedTuple):
     """`rules` changes the table; `engine`, `notifier` and `worker` are mixed into HostNotifiers, HostNotifier and
-    Worker, and come first. `core`: MUTATE_* bits, for what the C core does.
+    Worker, and come first. `core`: MUTATE_* bits, for what the C core does. `late`: where schedules are played, the
+    rules are changed for as long as one lasts, and whole while its machine is made and rewound.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Mutation(NamedTuple):
     notifier: type | None = None
     worker: type | None = None
     core: int = 0
+    late: bool = False
 
 
 Mutations = Sequence[Mutation]
@@ -58,6 +60,23 @@ def without_part(part: Part) -> Callable[[Revision], Revision]:
         return tuple(batch for batch in left if batch)
 
     return lambda rules: rules._replace(start=change(rules.start), stop=change(rules.stop))
+
+
+def without_parts(*parts: Part) -> Callable[[Revision], Revision]:
+    """The same for several."""
+    return lambda rules: reduce(lambda table, part: without_part(part)(table), parts, rules)
+
+
+def without_step_of(cause: Cause, step: Step, *, otherwise: bool = False) -> Callable[[Revision], Revision]:
+    """One row has not that step; `otherwise`: not where its condition does not hold."""
+
+    def change(rules: Revision) -> Revision:
+        row = rules.rows[cause]
+        steps = tuple(one for one in (row.otherwise if otherwise else row.steps) if one is not step)
+        row = row._replace(otherwise=steps) if otherwise else row._replace(steps=steps)
+        return rules._replace(rows=rules.rows | {cause: row})
+
+    return change
 
 
 def without_step(step: Step) -> Callable[[Revision], Revision]:

@@ -44,6 +44,7 @@ struct lk_device {
     uint8_t isr, broken, stopping;
     uint8_t disabled; /* bus-master is off, and the rules heed it: kicks are seen, rings are left alone */
     uint32_t mutations; /* MUTATE_*: what is wrong on purpose */
+    uint16_t early_wish; /* MUTATE_LOOKS_EARLY: avail.flags as it was before the chain was given back */
     uint8_t forwards_traps; /* a trapped kick is written to the host notifier, if there is one */
     uint8_t starts_on_kick; /* a trapped kick is handed up: the rules start the notifiers first */
     uint32_t queue_indices; /* a trapped kick of this index or more is ignored (R12) */

@@ -174,3 +174,6 @@
 #define MUTATE_NO_GENERATION 4     /* 22: a handler in flight runs although it was detached */
 #define MUTATE_TRAP_DROPS 16       /* 7: a trapped kick of a queue that a backend has is thrown away */
 #define MUTATE_NO_RECHECK 4096      /* 28: who asks for kicks does not look once more */
+#define MUTATE_RUNS_WITHOUT_RING 1048576 /* 30: a queue that was never set up is run all the same */
+#define MUTATE_STOP_WAITS 2097152        /* 19: who stops a notifier waits, with the big lock, until its handler is done */
+#define MUTATE_LOOKS_EARLY 4194304       /* 26: the driver's wish for interrupts is read before used.idx is written */

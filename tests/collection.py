@@ -1,0 +1,58 @@
+"""How does the museum become a page? The tables of docs/museum.md, from what was played."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pages import ROOT, markdown, with_section
+
+from labkit import museum
+from labkit.museum import Result, steps
+
+MUSEUM = ROOT / "docs" / "museum.md"
+HEADINGS = ("#", "specimen", "rule", "it breaks", "broken with", "holds without", "all orders?")
+
+
+def row(result: Result) -> list[str]:
+    """One specimen, searched. Without times: a test holds the page against this."""
+    specimen = result.specimen
+    assert result.searched is not None
+    broke = sum(f.times for f in result.searched.failures if f.invariant == specimen.invariant.name)
+    return [
+        str(specimen.number),
+        specimen.name,
+        specimen.rule,
+        specimen.invariant.name,
+        f"{broke} of {result.schedules_with}",
+        str(result.schedules_without) if result.holds_without else "no",
+        "yes" if result.complete else "no",
+    ]
+
+
+def table(results: Iterable[Result]) -> str:
+    """All of them."""
+    return markdown(HEADINGS, map(row, results))
+
+
+def stories() -> str:
+    """What happened, and where."""
+    found = [museum.find(name) for name in museum.names()]
+    return "\n".join(
+        f"- **{one.number} {one.name}** ({' '.join((one.where, *one.commits)).strip()}): {one.happened}"
+        for one in found
+    )
+
+
+def step_list() -> str:
+    """How many steps there are, and which of them nobody can miss."""
+    counts = ", ".join(f"{len(list(steps.everything(revision)))} of {revision}" for revision in steps.WALKED)
+    rows = [[f"`{name}`", why] for name, why in steps.NOBODY_MISSES.items()]
+    said = f"Steps: {counts}. All are missed but these, which change nothing that anybody can see:"
+    return f"{said}\n\n{markdown(('left out', 'why nobody misses it'), rows)}"
+
+
+def page(results: Iterable[Result], text: str) -> str:
+    """The page with its sections written anew."""
+    for name, made in (("museum", table(results)), ("stories", stories()), ("steps", step_list())):
+        text = with_section(text, name, made, by="make museum")
+    return text
