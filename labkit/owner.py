@@ -37,9 +37,13 @@ class Owner:
         """Do `work` in the owner thread and wait for it. KeyboardInterrupt gets out of the wait, not of the work."""
         if self._thread.is_current:
             return work()
-        answer = _Answer(work)
+        return self.ask(work).value()
+
+    def ask(self, work: Work) -> Answer:
+        """The same without waiting, and not for the owner thread itself: who asks looks after it."""
+        answer = Answer(work)
         self._requests.put(answer.give)
-        return answer.wait()
+        return answer
 
     @property
     def is_current(self) -> bool:
@@ -55,7 +59,7 @@ class Owner:
         self._thread.join(timeout_s)
 
 
-class _Answer:
+class Answer:
     """A future for one waiting caller, with one lock: half the way there and back of a whole one."""
 
     def __init__(self, work: Work) -> None:
@@ -66,13 +70,21 @@ class _Answer:
         self._given.acquire()
 
     def give(self) -> None:
+        """Do the work: in the owner thread."""
         try:
             self._value = self._work()
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
             self._error = error
         self._given.release()
 
-    def wait(self) -> Any:
+    def wait_for(self, timeout_s: float) -> bool:
+        """Is the work done, or is it within that time?"""
+        if done := self._given.acquire(timeout=timeout_s):
+            self._given.release()
+        return done
+
+    def value(self) -> Any:
+        """Wait, and give what came of the work, or raise what it raised. Once."""
         self._given.acquire()
         if self._error is not None:
             raise self._error

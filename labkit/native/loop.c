@@ -20,6 +20,7 @@ typedef struct {
 struct lk_loop {
     lk_machine *machine;
     int epoll_fd, wake_fd, stop, started;
+    int gone; /* its thread is about to end */
     pthread_t thread;
     uint64_t wakeups;
     uint16_t actor;
@@ -62,10 +63,11 @@ void lk_loop_free(lk_loop *loop)
     if (loop->started) {
         store_release(&loop->stop, 1);
         loop_wake(loop);
+        gates_loop_ends(loop->machine->gates, loop->actor);
+        if (load_relaxed(&loop->machine->guarded))
+            gates_want(loop->machine->gates, &loop->gone, 1);
         pthread_join(loop->thread, NULL);
     }
-    if (loop->started)
-        gates_loop(loop->machine->gates, loop->actor, NULL);
     if (loop->machine->loop == loop)
         loop->machine->loop = NULL;
     if (loop->epoll_fd >= 0)
@@ -194,6 +196,7 @@ static void *iothread(void *argument)
             if (ready[i].data.u64 != WAKE_UP)
                 handle(loop, ready[i].data.u64);
     }
+    gates_loop_gone(loop->machine->gates, &loop->gone);
     return NULL;
 }
 
@@ -202,13 +205,15 @@ int lk_loop_start(lk_loop *loop, const char *name)
 {
     sigset_t all, before;
     sigfillset(&all);
+    gates_loop(loop->machine->gates, loop->actor, loop);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&loop->thread, NULL, iothread, loop);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error)
+    if (error) {
+        gates_loop(loop->machine->gates, loop->actor, NULL);
         return -error;
+    }
     loop->started = 1;
-    gates_loop(loop->machine->gates, loop->actor, loop);
     pthread_setname_np(loop->thread, name);
     return 0;
 }

@@ -7,7 +7,7 @@
 struct lk_lock {
     pthread_mutex_t mutex;
     pthread_t holder;
-    int held, actor;
+    int held;
 };
 
 struct lk_console {
@@ -82,19 +82,15 @@ void lk_lock_take(lk_machine *machine)
         gates_want(machine->gates, &machine->lock->held, 0);
     pthread_mutex_lock(&machine->lock->mutex);
     machine->lock->holder = pthread_self();
-    store_relaxed(&machine->lock->actor, lk_actor());
     store_relaxed(&machine->lock->held, 1);
+    gates_locked(1);
 }
 
 void lk_lock_release(lk_machine *machine)
 {
+    gates_locked(-1);
     store_relaxed(&machine->lock->held, 0);
     pthread_mutex_unlock(&machine->lock->mutex);
-}
-
-int lock_holder(const lk_machine *machine)
-{
-    return load_relaxed(&machine->lock->held) ? load_relaxed(&machine->lock->actor) : -1;
 }
 
 int lk_lock_is_mine(const lk_machine *machine)
