@@ -165,7 +165,7 @@ class Board:
         """In the owner thread: stop everything, release everything, in reverse order of building."""
         if self.runstate.state is State.CLOSED:
             return
-        lib.lk_gates_open(lib.lk_gates_of(self.memory.native))
+        self.gates.open()
         self._stop_vcpus()
         self.device.hurry = 1
         self.runstate.close()

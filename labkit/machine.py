@@ -156,7 +156,8 @@ class Machine(MachineLook):
         self._check_open()
         if not 0 <= vcpu < len(self._board.cpu.vcpus):
             raise UsageError(f"vCPU {vcpu}: the machine has {len(self._board.cpu.vcpus)}")
-        result: dict[str, int] = self._board.owner.call(lambda: self._board.look_at(vcpu))
+        board = self._board
+        result: dict[str, int] = board.gates.call(board.owner, lambda: board.look_at(vcpu))
         return result
 
     @property
@@ -291,8 +292,7 @@ class Machine(MachineLook):
         self._check_commands()
         if self._board.crash is not None and not mends:
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
-        with self._board.gates.lifted():
-            return self._board.owner.call(work)
+        return self._board.gates.call(self._board.owner, work)
 
     def _check_commands(self) -> None:
         """UsageError: closed, gone, or asked by one of its own threads."""
@@ -317,6 +317,9 @@ class Machine(MachineLook):
         self.close()
 
     # -- for people ----------------------------------------------------------------------------------------------------
+
+    def _values(self) -> dict[str, object]:
+        return super()._values() | {held.actor: f"held behind {held.gate}" for held in self._board.gates}
 
     @property
     def _facts(self) -> Facts:
@@ -502,6 +505,7 @@ def _close(board: Board) -> None:
     """Close from any thread: also at exit, and from the collector in one of the board's own threads."""
     if board.migration is not None and not board.is_own_thread():
         board.migration.abandon(CLOSE_TIMEOUT_S)
+    board.gates.open()
     board.owner.submit(board.close)
     if not board.is_own_thread():
         board.owner.join(CLOSE_TIMEOUT_S)

@@ -93,7 +93,7 @@ static turn look(emulated_cpu *cpu)
         sync->resting = 0;
         sync->dead |= error != 0;
     }
-    if (sync->stopped && sync->asked == ASK_RUN && !sync->resting)
+    if (sync->asked == ASK_RUN && !sync->resting)
         vcpu_tell_enters(cpu->vcpu);
     turn next = asked(cpu);
     if (next == RESTS && sync->asked != ASK_RUN && !sync->resting)
