@@ -65,7 +65,7 @@ class Board:
     """Memory, CPUs, buses, device, iothread and owner thread of one machine."""
 
     def __init__(self, plan: Plan, name: str) -> None:
-        self.plan, self.name = plan, name
+        self.plan, self.name, self.process = plan, name, os.getpid()
         self.crash: GuestCrash | HostError | None = None
         self.exit_code: int | None = None
         self.migration: Any = None  # on its way to another host

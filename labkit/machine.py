@@ -502,7 +502,12 @@ def _check_fits(image: Image, memory_mib: int) -> None:
 
 
 def _close(board: Board) -> None:
-    """Close from any thread: also at exit, and from the collector in one of the board's own threads."""
+    """Close from any thread: also at exit, and from the collector in one of the board's own threads.
+
+    A fork has none of its threads: there the machine is its parent's.
+    """
+    if board.process != os.getpid():
+        return
     if board.migration is not None and not board.is_own_thread():
         board.migration.abandon(CLOSE_TIMEOUT_S)
     board.gates.open()

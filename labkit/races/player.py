@@ -78,15 +78,20 @@ class Run(NamedTuple):
     """One schedule, played."""
 
     outcome: Outcome
-    decisions: tuple[Decision, ...]
+    taken: bytes  # lk_decision[]
     broken: tuple[Broken, ...]
     first_event: int
     last_event: int
 
     @property
+    def decisions(self) -> list[Decision]:
+        """What was decided, and what it let happen."""
+        return list(map(Decision._make, DECISION.iter_unpack(self.taken)))
+
+    @property
     def actors(self) -> bytes:
         """Who went, decision by decision."""
-        return bytes(decision.actor for decision in self.decisions)
+        return self.taken[:: DECISION.size]
 
 
 class Player:
@@ -136,7 +141,7 @@ class Player:
             self.close()
             self._prepare()
         if run.outcome is Outcome.WRONG:
-            at = len(run.decisions)
+            at = len(run.actors)
             raise UsageError(f"decision {at} of the schedule lets {choice.plan[at]} go, which cannot")
         return run
 
@@ -192,10 +197,10 @@ class Player:
         first = board.feed.position()
         self._schedule(choice, main_steps=len(self.scenario.main))
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
-        decisions = self._taken()
+        taken = self._taken()
         last = board.feed.position()
         seen = Seen(board, board.feed.records_between(first, last), outcome, (self._fds, 0))
-        return Run(outcome, decisions, self._judge(seen), first, last)
+        return Run(outcome, taken, self._judge(seen), first, last)
 
     def _schedule(self, choice: Choice, main_steps: int) -> None:
         actors = ffi.from_buffer("uint8_t[]", choice.plan)
@@ -219,9 +224,9 @@ class Player:
             if lib.lk_schedule_outcome(self._gates) == lib.SCHEDULE_RUNS:
                 raise UsageError(f"scenario {self.scenario.name}: {act} of the main thread failed: {error}") from error
 
-    def _taken(self) -> tuple[Decision, ...]:
+    def _taken(self) -> bytes:
         count = lib.lk_schedule_decisions(self._gates, self._decisions, len(self._decisions))
-        return tuple(map(Decision._make, DECISION.iter_unpack(ffi.buffer(self._decisions)[: count * DECISION.size])))
+        return bytes(ffi.buffer(self._decisions)[: count * DECISION.size])
 
     def _judge(self, seen: Seen) -> tuple[Broken, ...]:
         """What did not come to an end goes on while it is looked at: then nothing else is asked."""

@@ -52,6 +52,10 @@ class Act(NamedTuple):
         return self.name
 
 
+def _nothing(_of: object) -> None:
+    """By name, so that a scenario can go to another process."""
+
+
 @dataclass(frozen=True)
 class Scenario:
     """`boot` and `prepare` make the machine once, `begin` is done before each schedule.
@@ -67,8 +71,8 @@ class Scenario:
     others: Mapping[int, tuple[Step, ...]] = field(default_factory=dict)  # steps of vcpu1 ...
     device: str = "blk"
     boot: Mapping[str, Any] = field(default_factory=dict)
-    prepare: Callable[[Machine], object] = lambda _vm: None
-    begin: Callable[[Board], object] = lambda _board: None  # what no snapshot holds: faults, a backend
+    prepare: Callable[[Machine], object] = _nothing
+    begin: Callable[[Board], object] = _nothing  # what no snapshot holds: faults, a backend
     backend: bool = False  # does a backend take part?
     points: frozenset[Kind] = POINTS
     limit: int = LIMIT

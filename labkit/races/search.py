@@ -49,7 +49,8 @@ class Depth:
 
     def played(self, branch: Branch, run: Run) -> None:
         """Leaves the branches that the run has passed, and the next one of the node where it began."""
-        steps = list(stretches(self._scenario, run.decisions))
+        decisions, actors = run.decisions, run.actors
+        steps = list(stretches(self._scenario, decisions))
         begin = len(branch.choice.plan)
         if branch.node is not None and begin <= len(steps):
             branch.node.asleep |= {steps[begin - 1]}
@@ -58,9 +59,9 @@ class Depth:
         if begin and begin <= len(steps):
             asleep = frozenset(z for z in asleep if z.is_independent(steps[begin - 1]))
         for at in range(begin, len(steps)):
-            decision, taken = run.decisions[at], steps[at]
+            decision, taken = decisions[at], steps[at]
             others = [actor for actor in range(32) if decision.enabled >> actor & 1 and actor != taken.actor]
-            self._offer(Node(run.actors[:at], others, asleep | {taken}))
+            self._offer(Node(actors[:at], others, asleep | {taken}))
             if any(z.actor == taken.actor for z in asleep):
                 return  # from here on it was played before, in another order
             asleep = frozenset(z for z in asleep if z.is_independent(taken))
@@ -102,7 +103,7 @@ class Pct(Chance):
     def played(self, branch: Branch, run: Run) -> None:
         """Of the first: its length."""
         if branch.choice == Choice():
-            how = Choice(policy=Policy.PCT, changes=PCT_CHANGES, length=len(run.decisions))
+            how = Choice(policy=Policy.PCT, changes=PCT_CHANGES, length=len(run.actors))
             self._choices = (how._replace(seed=seed) for seed in itertools.count(self._seed))
 
 
