@@ -16,7 +16,7 @@ from labkit.errors import UsageError
 from labkit.native import ffi, lib
 from labkit.owner import Owner, Work
 from labkit.trace import gates
-from labkit.trace.events import Actor, Kind
+from labkit.trace.events import Actor
 
 SLICE_MS = 20  # how long a wait goes without looking for an interrupt of the cell
 LET_GO = "vm.step({0!r}) or vm.release({0!r}) lets it go on"
@@ -87,8 +87,7 @@ class Gates:
         kind, queue = ffi.new("uint16_t *"), ffi.new("int32_t *")
         if not lib.lk_gates_where(self._native, number, kind, queue):
             return None
-        name = Kind(kind[0]).name.lower().replace("_", "-")
-        return Held(gates.name_of(number), name, queue[0] if queue[0] >= 0 else None)
+        return Held(gates.name_of(number), gates.gate_of(kind[0]), queue[0] if queue[0] >= 0 else None)
 
     def __iter__(self) -> Iterator[Held]:
         return (held for number in sorted(self._armed) if (held := self._held(number)) is not None)

@@ -203,9 +203,7 @@ def test_a_held_machine_is_seen_and_looked_at(vm: labkit.Machine) -> None:
 
 
 @pytest.mark.parametrize(("actor", "gate"), [("iothread", "queue-notify"), ("vcpu0", "before-deassign")])
-def test_a_hold_in_the_way_is_lifted_for_a_command_and_armed_again(
-    vm: labkit.Machine, actor: str, gate: str
-) -> None:
+def test_a_hold_in_the_way_is_lifted_for_a_command_and_armed_again(vm: labkit.Machine, actor: str, gate: str) -> None:
     """Who has the big lock, and a vCPU that is to come out of the guest."""
     vm.hold(actor, gate)
     asked(vm)

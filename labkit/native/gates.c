@@ -29,6 +29,7 @@ typedef struct {
     const uint64_t *arguments;
     unsigned steps, next_step; /* in a schedule: how many there are, and are done */
     unsigned priority;
+    int stood, stood_kind; /* when the schedule ended; of PLACE_LOCK what it wanted the flag to be */
     pthread_cond_t moved;
 } actor_at;
 
@@ -211,8 +212,12 @@ static void finish(lk_gates *gates, int outcome)
 {
     gates->active = 0;
     gates->outcome = outcome;
-    for (unsigned i = 0; i < GATES_ACTORS; i++)
-        pthread_cond_broadcast(&gates->actors[i].moved);
+    for (unsigned i = 0; i < GATES_ACTORS; i++) {
+        actor_at *actor = &gates->actors[i];
+        actor->stood = actor->place;
+        actor->stood_kind = actor->place == PLACE_LOCK ? actor->wanted : actor->kind;
+        pthread_cond_broadcast(&actor->moved);
+    }
     pthread_cond_broadcast(&gates->changed);
 }
 
@@ -228,10 +233,10 @@ static void post(const lk_gates *gates, actor_at *actor)
 static void let(lk_gates *gates, unsigned who, uint32_t enabled)
 {
     actor_at *actor = &gates->actors[who];
-    int new_step = actor->place == PLACE_IDLE && actor->next_step < actor->steps;
+    int idle = actor->place == PLACE_IDLE, new_step = idle && actor->next_step < actor->steps;
     gates->record[gates->decisions++] = (lk_decision){.actor = (uint8_t)who,
                                                       .before = (uint8_t)actor->place,
-                                                      .kind = new_step ? (uint16_t)actor->next_step : actor->kind,
+                                                      .kind = idle ? (uint16_t)actor->next_step : actor->kind,
                                                       .enabled = enabled,
                                                       .seq = lk_feed_next(gates->machine->feed)};
     gates->last = who;
@@ -667,6 +672,17 @@ int lk_schedule_outcome(lk_gates *gates)
     int outcome = gates->outcome;
     pthread_mutex_unlock(&gates->mutex);
     return outcome;
+}
+
+/* Where an actor stood when the schedule ended: PLACE_*. */
+int lk_schedule_stood(lk_gates *gates, unsigned actor, int *kind)
+{
+    pthread_mutex_lock(&gates->mutex);
+    const actor_at *who = &gates->actors[actor % GATES_ACTORS];
+    *kind = who->stood_kind;
+    int place = who->stood;
+    pthread_mutex_unlock(&gates->mutex);
+    return place;
 }
 
 /* Who was let go, decision by decision. Returns how many decisions there were. */

@@ -15,13 +15,26 @@ from typing import Any
 from labkit.errors import UsageError
 from labkit.races import schedules
 from labkit.races.invariants import Invariant
-from labkit.races.player import Broken, Choice, Player, Run
+from labkit.races.player import Broken, Choice, Player, Policy, Run
 from labkit.races.pool import Elsewhere, Here, finished
 from labkit.races.report import Failure, Replay, Report, switches
 from labkit.races.scenario import Act, Scenario, Step
 from labkit.races.search import Branch, Chance, Depth, search
 
-__all__ = ["Act", "Failure", "Invariant", "Player", "Replay", "Report", "Scenario", "Step", "explore", "replay"]
+__all__ = [
+    "Act",
+    "Choice",
+    "Failure",
+    "Invariant",
+    "Player",
+    "Policy",
+    "Replay",
+    "Report",
+    "Scenario",
+    "Step",
+    "explore",
+    "replay",
+]
 
 SCHEDULERS = ("dfs", "pct", "random", "round-robin")
 WORKERS_AT_LEAST = 2  # of an executor: what there is to play now is for all of them

@@ -6,7 +6,7 @@ They look at what one schedule has left behind, and at its events; they know not
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from labkit.abi import Status
@@ -26,6 +26,7 @@ class Seen(NamedTuple):
     records: Sequence[tuple[int, ...]]  # seq, time_ns, kind, actor, queue, a, b, c, d, e
     outcome: int
     fds: tuple[int, int]
+    stood: Mapping[str, str] = {}  # where each actor stood, if it did not come to its end
 
 
 Check = Callable[[Seen], str]
@@ -121,13 +122,22 @@ def _fds_at_baseline(seen: Seen) -> str:
 
 
 def _no_deadlock(seen: Seen) -> str:
-    return "each waits for another" if seen.outcome == lib.SCHEDULE_DEADLOCK else ""
+    return _where(seen) if seen.outcome == lib.SCHEDULE_DEADLOCK else ""
+
+
+def _where(seen: Seen) -> str:
+    return ", ".join(f"{actor} {where}" for actor, where in seen.stood.items())
+
+
+def _guest_lives(seen: Seen) -> str:
+    crash = seen.board.crash
+    return str(crash).splitlines()[0] if crash is not None else ""
 
 
 def _ends(seen: Seen) -> str:
     if seen.outcome == lib.SCHEDULE_LIMIT:
         return "they go on for ever"
-    return "an actor came to no gate any more" if seen.outcome == lib.SCHEDULE_STUCK else ""
+    return f"an actor came to no gate any more: {_where(seen)}" if seen.outcome == lib.SCHEDULE_STUCK else ""
 
 
 def open_fds() -> int:
@@ -155,4 +165,5 @@ REST_IS_REST = Invariant(
 FDS_AT_BASELINE = Invariant("fds-at-baseline", "Each start costs an fd, until there are none.", _fds_at_baseline)
 NO_DEADLOCK = Invariant("no-deadlock", "The machine stands still, and so does whoever asks it something.", _no_deadlock)
 ENDS = Invariant("ends", "A thread burns a CPU with nothing to do.", _ends)
-ALWAYS = (NO_DEADLOCK, ENDS, USED_WITHIN_AVAIL)  # in every scenario
+GUEST_LIVES = Invariant("guest-lives", "There is no guest any more.", _guest_lives)
+ALWAYS = (NO_DEADLOCK, ENDS, GUEST_LIVES, USED_WITHIN_AVAIL)  # in every scenario

@@ -16,6 +16,7 @@ from labkit.native import ffi, lib
 from labkit.races.invariants import ALWAYS, Seen, open_fds
 from labkit.races.scenario import Act, Scenario, Step
 from labkit.saving import take_up
+from labkit.trace import gates
 from labkit.trace.events import Actor
 
 GATE_TIMEOUT_MS = 2000  # an actor that comes to no gate for so long is stuck
@@ -165,10 +166,10 @@ class Player:
     _step: int | None = None  # of the main thread, under way
 
     def _begin(self) -> None:
-        actors = 1 << Actor.OWNER | 1 << Actor.IOTHREAD | (1 << Actor.BACKEND if self.scenario.backend else 0)
-        actors |= sum(1 << Actor.VCPU0 + index for index in self._programs)
+        self._actors = 1 << Actor.OWNER | 1 << Actor.IOTHREAD | (1 << Actor.BACKEND if self.scenario.backend else 0)
+        self._actors |= sum(1 << Actor.VCPU0 + index for index in self._programs)
         points = sum(1 << kind for kind in self.scenario.points)
-        if lib.lk_gates_play(self._gates, actors, points, GATE_TIMEOUT_MS) < 0:
+        if lib.lk_gates_play(self._gates, self._actors, points, GATE_TIMEOUT_MS) < 0:
             raise self._restless("the machine does not come to rest")
         self._rewind()
         self._fds = open_fds()
@@ -199,7 +200,7 @@ class Player:
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
         taken = self._taken()
         last = board.feed.position()
-        seen = Seen(board, board.feed.records_between(first, last), outcome, (self._fds, 0))
+        seen = Seen(board, board.feed.records_between(first, last), outcome, (self._fds, 0), self._stood(outcome))
         return Run(outcome, taken, self._judge(seen), first, last)
 
     def _schedule(self, choice: Choice, main_steps: int) -> None:
@@ -228,6 +229,16 @@ class Player:
         count = lib.lk_schedule_decisions(self._gates, self._decisions, len(self._decisions))
         return bytes(ffi.buffer(self._decisions)[: count * DECISION.size])
 
+    def _stood(self, outcome: Outcome) -> dict[str, str]:
+        """Where each actor was, if that says anything."""
+        if outcome is Outcome.DONE:
+            return {}
+        kind, found = ffi.new("int *"), {}
+        for actor in (actor for actor in range(lib.GATES_ACTORS) if self._actors >> actor & 1):
+            place = lib.lk_schedule_stood(self._gates, actor, kind)
+            found[gates.name_of(actor)] = _place(place, kind[0])
+        return found
+
     def _judge(self, seen: Seen) -> tuple[Broken, ...]:
         """What did not come to an end goes on while it is looked at: then nothing else is asked."""
         judges = self._judges if seen.outcome == Outcome.DONE else ALWAYS
@@ -237,6 +248,17 @@ class Player:
         for index, (commands, arguments, count) in self._programs.items():
             vcpu = self._board.cpu.vcpus[index].native
             lib.lk_schedule_vcpu(self._gates, vcpu, commands, arguments, count if of is None else of)
+
+
+def _place(place: int, kind: int) -> str:
+    """In words; `kind`: of the event it stands behind, or what it wants a flag to be."""
+    return {
+        lib.PLACE_AWAY: "runs",
+        lib.PLACE_GATE: f"stands behind {gates.gate_of(kind)}",
+        lib.PLACE_LOCK: "waits for another to stop" if kind else "waits for a lock",
+        lib.PLACE_IDLE: "is idle",
+        lib.PLACE_STOPPED: "is stopped",
+    }[place]
 
 
 def _programs_of(scenario: Scenario) -> dict[int, tuple[Any, Any, int]]:
