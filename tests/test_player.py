@@ -68,7 +68,7 @@ def test_a_plan_that_cannot_be_is_refused(cpu: str) -> None:
     """It says which decision, and the player can be closed."""
     with Player(KICK_AND_STOP, (), cpu) as player:
         for plan in (b"\x01", b"\x10\x03", bytes([25])):
-            with pytest.raises(UsageError, match="decision .* cannot"):
+            with pytest.raises(UsageError, match=r"decision .* cannot"):
                 player.play(Choice(plan=plan))
         assert player.play(Choice()).outcome is Outcome.DONE
 
@@ -80,7 +80,7 @@ def test_a_step_that_waits_is_refused(command: Command) -> None:
         replace(KICK_AND_STOP, guest=(Step(command),))
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------------
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_step_that_fails_is_told_of(cpu: str) -> None:
 
     fails = replace(KICK_AND_STOP, main=(Act("fail", fail),))
     player = Player(fails, (), cpu)
-    with pytest.raises(UsageError, match="fail of the main thread failed: .*a call"):
+    with pytest.raises(UsageError, match=r"fail of the main thread failed: .*a call"):
         player.play(Choice())
     assert player.vm.state == "closed"
 

@@ -178,7 +178,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "": WHOLE | {"rules", "recording", "snapshot", "migration", "races", "museum"},
     "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,
-    "bench": WHOLE | {""},
+    "bench": WHOLE | {"", "races", "museum"},
     "cli": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.

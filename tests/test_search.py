@@ -164,7 +164,7 @@ def test_the_schedule_of_each_specimen_breaks_it(cpu: str) -> None:
         assert specimen.invariant.name in races.replay(name, text, [name], cpu=cpu).broken
 
 
-# -- other processes -----------------------------------------------------------------------------------------------------
+# -- other processes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["spawn", "fork"])
@@ -187,8 +187,8 @@ def test_what_cannot_go_elsewhere_is_refused(cpu: str) -> None:
     """Threads are what there is anyway, and a function without a name in a module stays here."""
     with ThreadPoolExecutor(1) as threads, pytest.raises(UsageError, match="executor=None"):
         explore(LOST_KICK, executor=threads, cpu=cpu)
-    local = replace(KICK_AND_STOP, prepare=lambda vm: added(vm))
-    with ProcessPoolExecutor(1) as executor, pytest.raises(UsageError, match="must be of a module"):
+    local = replace(KICK_AND_STOP, prepare=lambda vm: added(vm, requests=2))
+    with ProcessPoolExecutor(1) as executor, pytest.raises(UsageError, match="functions of a module"):
         explore(local, executor=executor, cpu=cpu)
 
 

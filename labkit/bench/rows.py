@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from labkit.bench import costs, kicks, life, requests, spin, threads
+from labkit.bench import costs, kicks, life, requests, schedules, spin, threads
 from labkit.bench.row import PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
 
 _RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
@@ -95,6 +95,13 @@ SPECS = (
         "the same at DRIVER_OK, when there is a notifier to stop",
         "one KVM_IOEVENTFD deassign, for which the kernel waits a grace period, and the bare reset",
         life.reset_in_use,
+    ),
+    Spec(
+        "schedule",
+        "us",
+        "one schedule of a search, from rewinding the machine to the invariants: a kick, and DRIVER_OK cleared",
+        "the same steps of the guest without gates, and DRIVER_OK set again",
+        schedules.one,
     ),
     Spec(
         "event",

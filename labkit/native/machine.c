@@ -26,7 +26,8 @@ lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity)
     machine->lock = calloc(1, sizeof *machine->lock);
     machine->console = mmap(NULL, sizeof *machine->console, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     machine->gates = gates_new(machine);
-    if (!machine->memory.host || !machine->feed || !machine->lock || !machine->gates || machine->console == MAP_FAILED) {
+    if (!machine->memory.host || !machine->feed || !machine->lock || !machine->gates ||
+        machine->console == MAP_FAILED) {
         lk_machine_free(machine);
         return NULL;
     }

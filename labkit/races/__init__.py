@@ -167,5 +167,6 @@ class _Found:
         )
 
 
-def _length(actors: bytes) -> tuple[int, int]:
-    return switches(actors), len(actors)
+def _length(actors: bytes) -> tuple[int, int, bytes]:
+    """Of two that are as long it is the same one each time, whoever played it first."""
+    return switches(actors), len(actors), actors

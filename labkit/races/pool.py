@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
@@ -85,13 +84,14 @@ class Elsewhere:
     ) -> None:
         if isinstance(executor, ThreadPoolExecutor):
             raise UsageError("executor: threads of this process are what executor=None has; give one with processes")
-        self._executor, self._about = executor, _pickled((scenario, tuple(mutations), cpu, machines))
-        self._options = {} if hasattr(executor, "shutdown") and not hasattr(executor, "scheduler") else {"pure": False}
+        of_dask = hasattr(executor, "get_executor")  # a client's futures are of another kind, its executor's are not
+        self._executor = executor.get_executor(pure=False) if of_dask else executor
+        self._about = _pickled((scenario, tuple(mutations), cpu, machines))
         self.most = 2 * BATCH * (os.cpu_count() or 1)
 
     def submit(self, batch: Batch) -> Future[list[Run]]:
         """Play it there."""
-        found: Future[list[Run]] = self._executor.submit(play_there, self._about, tuple(batch), **self._options)
+        found: Future[list[Run]] = self._executor.submit(play_there, self._about, tuple(batch))
         return found
 
     def __enter__(self) -> Elsewhere:
@@ -106,7 +106,7 @@ def _pickled(about: tuple[Scenario, tuple[str, ...], str, int | None]) -> bytes:
         return pickle.dumps(about)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UsageError(
-            f"scenario {about[0].name}: its functions must be of a module to go elsewhere: {error}"
+            f"scenario {about[0].name}: it goes elsewhere only with functions of a module: {error}"
         ) from error
 
 
@@ -123,25 +123,8 @@ def play_there(about: bytes, batch: Batch) -> list[Run]:
     return _pools[key].play(batch)
 
 
-def finished(pending: set[Future[list[Run]]]) -> list[Future[list[Run]]]:
+def finished(pending: set[Future[list[Run]]]) -> set[Future[list[Run]]]:
     """Those that have ended; waits in steps, so that an interrupt of the cell gets through."""
-    while not (done := [future for future in pending if future.done()]):
-        _wait(pending)
+    while not (done := wait(pending, POLL_S, FIRST_COMPLETED).done):
+        pass
     return done
-
-
-def _wait(pending: set[Future[list[Run]]]) -> None:
-    if all(isinstance(future, Future) for future in pending):
-        wait_for(pending, POLL_S, "FIRST_COMPLETED")
-    else:  # of dask.distributed, which has its own
-        _wait_of_dask(pending)
-
-
-def _wait_of_dask(pending: Any) -> None:
-    from distributed import TimeoutError as NotYet  # the executor's maker has it
-    from distributed import wait as wait_there
-
-    try:
-        wait_there(list(pending), POLL_S, "FIRST_COMPLETED")
-    except NotYet:
-        return
