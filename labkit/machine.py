@@ -376,7 +376,7 @@ def boot(
     _check_range("memory_mib", memory_mib, abi.MEMORY_MIN_MIB, abi.MEMORY_MAX_MIB)
     image = load_kernel(Path(kernel)) if kernel is not None else lab_guest("agent")
     _check_fits(image, memory_mib)
-    ways = _irq(irq)
+    ways, wrong = _irq(irq), _mutations(mutations)
     options = catalogue.Options(
         disk=disk, writable=writable or None, queues=queues, delay_ns=delay_ns, net=net, pcap=pcap, mac=mac
     )
@@ -392,7 +392,7 @@ def boot(
         ioeventfd=model.ioeventfd_default if ioeventfd is None else bool(ioeventfd),
         intx=ways is Irq.INTX,
         options=options,
-        mutations=_mutations(mutations),
+        mutations=wrong,
     )
     return _running(Machine(Board(plan, _next_name()), ways), bring_up=bring_up)
 

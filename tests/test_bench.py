@@ -24,7 +24,7 @@ NAMES = [
     *("trap_kick", "ioeventfd_kick", "requests_on_1", "requests_on_8", "requests_on_32"),
     *("requests_off_1", "requests_off_8", "requests_off_32", "threads_on", "threads_off", "blocked_on", "blocked_off"),
     *("spin", "boot", "reset", "reset_in_use"),
-    *("event", "import"),
+    *("schedule", "event", "import"),
 ]
 LEFT_OUT = ["threads_on", "threads_off", "blocked_on", "blocked_off"]  # on the emulated CPU
 ON_BOTH = [pytest.param(cpu, marks=getattr(pytest.mark, cpu)) for cpu in ("kvm", "emulated")]

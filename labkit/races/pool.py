@@ -115,7 +115,7 @@ _making = Lock()
 
 
 def play_there(about: bytes, batch: Batch) -> list[Run]:
-    """In a worker process: its machines for each scenario that it was ever asked for. A fork has none of its parent's."""
+    """In a worker process: machines for each scenario that it was ever asked for. A fork has none of its parent's."""
     key = (os.getpid(), about)
     with _making:
         if key not in _pools:
