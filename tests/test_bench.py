@@ -294,9 +294,9 @@ def test_what_the_guest_prints_becomes_figures() -> None:
 
 
 def test_which_rows_are_compared() -> None:
-    """Kicks, requests and boot; a peer has no slow disk, spinning console, reset, event or import of ours."""
+    """Kicks, requests and boot; a peer has no slow disk, spinning console, reset, schedule, event or import of ours."""
     compared = [name for name in NAMES if qemu._trial(BY_NAME[name]) is not None]
-    ours_alone = ("threads", "blocked", "spin", "reset", "event", "import")
+    ours_alone = ("threads", "blocked", "spin", "reset", "schedule", "event", "import")
     assert compared == [name for name in NAMES if not name.startswith(ours_alone)]
 
 
