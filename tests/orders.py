@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from labkit.board import Board
-from labkit.machine import Machine
 from labkit.museum import find
 from labkit.races.invariants import EVERY_KICK_IS_SERVED, NO_REGISTRATION_IS_LEFT, REST_IS_REST
 from labkit.races.player import Player, Run
@@ -28,10 +27,10 @@ def pause_and_resume(board: Board) -> None:
     board.resume()
 
 
-def publish_first(vm: Machine) -> None:
-    """A request that is published, and not kicked."""
-    added(vm)
-    vm.guest.publish()
+def replug(board: Board) -> None:
+    """A backend's thread ends with the device that it served."""
+    board.unplug()
+    board.plug()
 
 
 HAND_OVER = Scenario(
@@ -60,13 +59,15 @@ TWO_VCPUS = Scenario(
     boot={"vcpus": 2},
     prepare=added,
 )
-STATUS_AND_PAUSE = Scenario(
-    name="status-and-pause",
-    story="The guest clears and sets DRIVER_OK while the machine is paused and resumed.",
-    invariants=HELD,
-    guest=(publish(), driver_ok(False), driver_ok(True)),
-    main=(Act("pause", Board.pause), Act("resume", Board.resume)),
+REPLUG = Scenario(
+    name="kick-and-replug",
+    story="The guest kicks a queue that a backend has, and the device is pulled out and put back.",
+    invariants=(),
+    guest=(publish(), kick()),
+    main=(Act("replug", replug),),
     prepare=added,
+    begin=take_over,
+    backend=True,
 )
 
 State = tuple[object, ...]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from orders import HAND_OVER, KICK_AND_STOP, LOST_KICK, PAUSE, TWO_VCPUS, left
+from orders import HAND_OVER, KICK_AND_STOP, LOST_KICK, PAUSE, REPLUG, TWO_VCPUS, left
 
 from labkit import UsageError
 from labkit import board as board_module
@@ -37,7 +37,7 @@ def told(player: Player, choice: Choice) -> tuple[object, ...]:
     return run.actors, run.outcome, [d[:5] for d in run.decisions], said, left(player, run)
 
 
-@pytest.mark.parametrize("scenario", [KICK_AND_STOP, HAND_OVER, PAUSE, TWO_VCPUS], ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", [KICK_AND_STOP, HAND_OVER, PAUSE, REPLUG, TWO_VCPUS], ids=lambda one: one.name)
 def test_a_schedule_does_the_same_each_time(scenario: Scenario, cpu: str) -> None:
     """The same events by the same actors with the same fields, whatever was played in between."""
     choices = [Choice(policy=Policy.RANDOM, seed=seed) for seed in range(4)]

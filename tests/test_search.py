@@ -174,6 +174,7 @@ def processes(request: pytest.FixtureRequest) -> Iterator[Executor]:
         yield executor
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # what "fork" is warned of is what is tried
 def test_other_processes_find_the_same(processes: Executor, cpu: str) -> None:
     """With each scheduler, and again with machines that are there already."""
     for scheduler, limit in (("dfs", None), ("random", 60), ("dfs", None)):
