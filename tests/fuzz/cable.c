@@ -36,6 +36,11 @@ int loop_forget(lk_loop *loop, int fd)
     return 0;
 }
 
+void loop_wake(lk_loop *loop)
+{
+    expect(!loop, "nobody is held here, and so nobody is woken");
+}
+
 /* -- the cable ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
