@@ -89,7 +89,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(player_module, "GATE_TIMEOUT_MS", 200)
     monkeypatch.setattr(player_module, "STANDSTILL_S", 0.3)
     monkeypatch.setattr(machine_module, "CLOSE_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(board_module, "STOP_TIMEOUT_MS", 50)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -125,14 +124,14 @@ def stop_under_the_lock(board: Board) -> None:
         board.release_vcpus()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_deadlock_is_seen_and_not_suffered(cpu: str) -> None:
+def test_a_deadlock_is_seen_and_not_suffered(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for what; and the next schedule is played as if nothing had been."""
+    monkeypatch.setattr(board_module, "STOP_TIMEOUT_MS", 300)
     deadlocks = replace(
         KICK_AND_STOP, guest=(driver_ok(False),), main=(Act("stop", stop_under_the_lock),), invariants=()
     )
     with Player(deadlocks, (), cpu) as player:
-        found = [player.play(Choice(policy=Policy.RANDOM, seed=seed)) for seed in range(12)]
+        found = [player.play(Choice(policy=Policy.RANDOM, seed=seed)) for seed in range(8)]
         dead = [run for run in found if run.outcome is Outcome.DEADLOCK]
         assert dead and len(dead) < len(found)
         assert {run.outcome for run in found} == {Outcome.DEADLOCK, Outcome.DONE}
@@ -141,6 +140,18 @@ def test_a_deadlock_is_seen_and_not_suffered(cpu: str) -> None:
         assert "main waits for another to stop" in broken.seen
         assert "vcpu0 waits for a lock" in broken.seen
         assert player.play(Choice(plan=dead[0].actors)).outcome is Outcome.DEADLOCK
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_comes_to_no_gate_is_told_of(cpu: str) -> None:
+    """A guest that spins ends the schedule, and the next one has a new machine."""
+    spins = replace(KICK_AND_STOP, guest=(Step(Command.FAULT, (Fault.SPIN,)),), invariants=())
+    with Player(spins, (), cpu) as player:
+        first = player.vm
+        run = player.play(Choice())
+        assert run.outcome is Outcome.STUCK
+        assert [(one.invariant, "vcpu0 runs" in one.seen) for one in run.broken] == [("ends", True)]
+        assert (first.state, player.vm.state) == ("closed", "running")
 
 
 def test_what_does_not_end_is_ended(cpu: str) -> None:
