@@ -18,7 +18,7 @@ from labkit.errors import UsageError
 from labkit.races.player import Choice, Player, Run
 from labkit.races.scenario import Scenario
 
-MACHINES = {"kvm": 16, "emulated": 2}  # of one process
+MACHINES = {"kvm": 8, "emulated": 2}  # of one process: with more they wait for the GIL
 BATCH = 32  # schedules for a worker elsewhere, at most
 POLL_S = 0.1
 Batch = Sequence[Choice]
