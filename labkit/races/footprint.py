@@ -47,6 +47,9 @@ BY_STEP = {  # beside its events; any other step may touch anything
 }
 
 
+LOOPS = (Actor.IOTHREAD, Actor.BACKEND)
+
+
 class Stretch(NamedTuple):
     """From one gate of an actor to its next."""
 
@@ -71,6 +74,8 @@ def stretches(scenario: Scenario, decisions: Sequence[Decision]) -> Iterator[Str
         touches = Touches.LOCK if decision.actor in has_lock else Touches(0)
         touches |= by_step.get(decision.actor, Touches(0)) | _of_events(decision.did)
         yield Stretch(decision.actor, touches)
+        if decision.actor in LOOPS:
+            by_step.pop(decision.actor, None)  # it has looked
         if decision.did >> Kind.WANTS_LOCK & 1:
             has_lock.discard(decision.actor)
 
