@@ -65,7 +65,7 @@ class Board:
     """Memory, CPUs, buses, device, iothread and owner thread of one machine."""
 
     def __init__(self, plan: Plan, name: str) -> None:
-        self.plan, self.name = plan, name
+        self.plan, self.name, self.process = plan, name, os.getpid()
         self.crash: GuestCrash | HostError | None = None
         self.exit_code: int | None = None
         self.migration: Any = None  # on its way to another host
@@ -165,7 +165,7 @@ class Board:
         """In the owner thread: stop everything, release everything, in reverse order of building."""
         if self.runstate.state is State.CLOSED:
             return
-        lib.lk_gates_open(lib.lk_gates_of(self.memory.native))
+        self.gates.open()
         self._stop_vcpus()
         self.device.hurry = 1
         self.runstate.close()

@@ -11,8 +11,9 @@ from labkit.abi import AgentStatus, BlkStatus, BlkType, Command, Fault, Irq, Sta
 from labkit.answers import Added, Completion, Negotiated, Share, Storm
 from labkit.board import Board
 from labkit.errors import GuestError, UsageError
+from labkit.holds import LET_GO
 from labkit.native import lib
-from labkit.trace.events import Kind, State
+from labkit.trace.events import Actor, Kind, State
 
 SLICE_MS = 20  # how long a wait goes without looking for an interrupt of the cell
 TIMEOUT_S = 10.0
@@ -320,7 +321,8 @@ class Guest:
         if status == AgentStatus.TIMEOUT:
             self._check_model()
         if status != AgentStatus.OK:
-            raise StepFailed(command, AgentStatus(status) if status in set(AgentStatus) else None)
+            said = AgentStatus(status) if status in set(AgentStatus) else None
+            raise StepFailed(command, said, self._board.gates.told if said is AgentStatus.TIMEOUT else "")
         return results
 
     def _wait_parked(self, what: str, index: int, timeout_s: float) -> None:
@@ -330,6 +332,8 @@ class Guest:
         while (idle := lib.lk_step_wait(vcpu, SLICE_MS)) != 1:
             if idle < 0 or self._board.crash is not None:
                 raise self._crash()
+            if (held := self._board.gates.held(Actor.VCPU0 + index)) is not None:
+                raise UsageError(f"{what}: {held}, and is done when that goes on: {LET_GO.format(held.actor)}")
             if time.monotonic() > deadline:
                 self._check_model()
                 if inside := self._board.plan.model.inside:
@@ -337,8 +341,10 @@ class Guest:
                 raise GuestError(f"{what}: vCPU {index} did not come back within {timeout_s:g} s; {self._where(index)}")
 
     def _where(self, index: int) -> str:
-        """Where the guest is, by stopping it for a moment."""
+        """Where the guest is, by stopping it for a moment; or who is held, and so perhaps holds it up."""
         board = self._board
+        if told := board.gates.told:
+            return told.removeprefix("; ")
         rip = board.owner.call(lambda: board.look_at(index))["rip"]
         return f"it is at rip={rip:#x}; vm.reset() starts it again"
 
@@ -370,10 +376,10 @@ class Guest:
 class StepFailed(GuestError):
     """The agent did the step and reports that it failed; `status` says how."""
 
-    def __init__(self, command: Command, status: AgentStatus | None) -> None:
+    def __init__(self, command: Command, status: AgentStatus | None, why: str = "") -> None:
         self.command, self.status = command, status
         said = WHAT_TO_DO.get(status, "it answered nonsense") if status is not None else "it answered nonsense"
-        super().__init__(f"{command.name}: {status.name if status is not None else '?'}: {said}")
+        super().__init__(f"{command.name}: {status.name if status is not None else '?'}: {said}{why}")
 
 
 def _share(kick_ticks: int, lock_ticks: int, all_ticks: int) -> Share:

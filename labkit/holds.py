@@ -1,23 +1,25 @@
 """Who is held, and behind which event? A person's hand on the threads of one machine: hold, step, release.
 
 A hold that is in the way of a command of the host (of a pause, a snapshot, a migration) is lifted for that command, and
-is there again afterwards; a close ends all. So a forgotten hold is seen, and hangs nobody.
+is armed again afterwards; a close ends all. A step of the guest that is held, or waits for who is, says so. So a
+forgotten hold hangs nobody.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from labkit import views
 from labkit.errors import UsageError
 from labkit.native import ffi, lib
+from labkit.owner import Owner, Work
 from labkit.trace import gates
-from labkit.trace.events import Kind
+from labkit.trace.events import Actor
 
 SLICE_MS = 20  # how long a wait goes without looking for an interrupt of the cell
+LET_GO = "vm.step({0!r}) or vm.release({0!r}) lets it go on"
 
 
 class Held(NamedTuple):
@@ -26,6 +28,10 @@ class Held(NamedTuple):
     actor: str
     gate: str
     queue: int | None
+
+    def __str__(self) -> str:
+        of = f" of queue {self.queue}" if self.queue is not None else ""
+        return f"{self.actor} held behind {self.gate}{of}"
 
 
 class Gates:
@@ -73,28 +79,54 @@ class Gates:
             lib.lk_gates_hold(self._native, number, 0)
             lib.lk_gates_let_go(self._native, number)
 
+    def held(self, actor: int) -> Held | None:
+        """Where it is held, by its number (ACTOR_*)."""
+        return self._held(actor) if actor in self._armed else None
+
     def _held(self, number: int) -> Held | None:
         kind, queue = ffi.new("uint16_t *"), ffi.new("int32_t *")
         if not lib.lk_gates_where(self._native, number, kind, queue):
             return None
-        name = Kind(kind[0]).name.lower().replace("_", "-")
-        return Held(gates.name_of(number), name, queue[0] if queue[0] >= 0 else None)
+        return Held(gates.name_of(number), gates.gate_of(kind[0]), queue[0] if queue[0] >= 0 else None)
 
     def __iter__(self) -> Iterator[Held]:
         return (held for number in sorted(self._armed) if (held := self._held(number)) is not None)
 
-    @contextmanager
-    def lifted(self) -> Iterator[None]:
-        """Nobody is held inside whom a command would wait for; afterwards the holds are armed as before."""
-        in_the_way = [number for number in self._armed if lib.lk_gates_in_the_way(self._native, number)]
+    def call(self, owner: Owner, work: Work) -> Any:
+        """Do a command in the owner thread. Whoever is held and in its way is let go, and held again afterwards.
+
+        UsageError: the command itself, which the main thread does, is held; it goes on when that is let go.
+        """
+        if not self._armed or owner.is_current:
+            return owner.call(work)
+        answer, lifted = owner.ask(work), set[int]()
+        try:
+            while not answer.wait_for(SLICE_MS / 1000):
+                if (held := self._held(Actor.OWNER)) is not None:
+                    raise UsageError(
+                        f"{held} is in a command, which goes on when that does: {LET_GO.format(held.actor)}"
+                    )
+                lifted |= self._lift()
+            return answer.value()
+        finally:
+            for number in lifted:
+                lib.lk_gates_hold(self._native, number, self._armed.get(number, 0))
+
+    def _lift(self) -> set[int]:
+        in_the_way = {number for number in self._armed if lib.lk_gates_in_the_way(self._native, number)}
         for number in in_the_way:
             lib.lk_gates_hold(self._native, number, 0)
             lib.lk_gates_let_go(self._native, number)
-        try:
-            yield
-        finally:
-            for number in in_the_way:
-                lib.lk_gates_hold(self._native, number, self._armed.get(number, 0))
+        return in_the_way
+
+    def open(self) -> None:
+        """Nobody is held from now on: the machine is about to be closed."""
+        lib.lk_gates_open(self._native)
+
+    @property
+    def told(self) -> str:
+        """Who is held, as the end of an error of somebody who has waited; empty: nobody is."""
+        return "".join(f"; {held}: {LET_GO.format(held.actor)}" for held in self)
 
     # -- for people ----------------------------------------------------------------------------------------------------
 

@@ -163,7 +163,8 @@ class Machine(MachineLook):
         self._check_open()
         if not 0 <= vcpu < len(self._board.cpu.vcpus):
             raise UsageError(f"vCPU {vcpu}: the machine has {len(self._board.cpu.vcpus)}")
-        result: dict[str, int] = self._board.owner.call(lambda: self._board.look_at(vcpu))
+        board = self._board
+        result: dict[str, int] = board.gates.call(board.owner, lambda: board.look_at(vcpu))
         return result
 
     @property
@@ -300,8 +301,7 @@ class Machine(MachineLook):
             raise GuestError(f"{self._board.crash}; vm.reset() starts it again")
         if self._board.migration is not None and self._board.owner.is_current:
             raise UsageError("the machine is being handed over: nothing can be asked of it until that has ended")
-        with self._board.gates.lifted():
-            return self._board.owner.call(lambda: self._if_here(work))
+        return self._board.gates.call(self._board.owner, lambda: self._if_here(work))
 
     def _check_commands(self) -> None:
         """UsageError: closed, gone, or asked by one of its own threads."""
@@ -334,6 +334,9 @@ class Machine(MachineLook):
         self.close()
 
     # -- for people ----------------------------------------------------------------------------------------------------
+
+    def _values(self) -> dict[str, object]:
+        return super()._values() | {held.actor: f"held behind {held.gate}" for held in self._board.gates}
 
     @property
     def _facts(self) -> Facts:
@@ -524,9 +527,15 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
 
 
 def _close(board: Board) -> None:
-    """Close from any thread: also at exit, and from the collector in one of the board's own threads."""
+    """Close from any thread: also at exit, and from the collector in one of the board's own threads.
+
+    A fork has none of its threads: there the machine is its parent's.
+    """
+    if board.process != os.getpid():
+        return
     if board.migration is not None and not board.is_own_thread():
         board.migration.abandon(CLOSE_TIMEOUT_S)
+    board.gates.open()
     board.owner.submit(board.close)
     if not board.is_own_thread():
         board.owner.join(CLOSE_TIMEOUT_S)

@@ -42,11 +42,15 @@ class Owner:
         """
         if self._thread.is_current:
             return work()
-        answer = _Answer(work)
+        return self.ask(work).value()
+
+    def ask(self, work: Work) -> Answer:
+        """The same without waiting, and not for the owner thread itself: who asks looks after it."""
+        answer = Answer(work)
         self._requests.put(answer)
         if self._requests.over:
             self._requests.refuse()
-        return answer.wait()
+        return answer
 
     @property
     def is_current(self) -> bool:
@@ -80,11 +84,11 @@ class _Requests(SimpleQueue["Work | None"]):
         """All that is left."""
         with suppress(Empty):
             while True:
-                if isinstance(request := self.get_nowait(), _Answer):
+                if isinstance(request := self.get_nowait(), Answer):
                     request.refuse()
 
 
-class _Answer:
+class Answer:
     """A future for one waiting caller, with one lock: half the way there and back of a whole one."""
 
     def __init__(self, work: Work) -> None:
@@ -95,6 +99,7 @@ class _Answer:
         self._given.acquire()
 
     def __call__(self) -> None:
+        """Do the work: in the owner thread."""
         try:
             self._value = self._work()
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
@@ -102,10 +107,18 @@ class _Answer:
         self._given.release()
 
     def refuse(self) -> None:
+        """It will not be done."""
         self._error = UsageError("the machine is closed")
         self._given.release()
 
-    def wait(self) -> Any:
+    def wait_for(self, timeout_s: float) -> bool:
+        """Is the work done, or is it within that time?"""
+        if done := self._given.acquire(timeout=timeout_s):
+            self._given.release()
+        return done
+
+    def value(self) -> Any:
+        """Wait, and give what came of the work, or raise what it raised. Once."""
         self._given.acquire()
         if self._error is not None:
             raise self._error

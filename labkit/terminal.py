@@ -81,7 +81,7 @@ class Terminal:
             with board.locked():
                 return work()
 
-        return board.owner.call(with_lock)
+        return board.gates.call(board.owner, with_lock)
 
     def __repr__(self) -> str:
         return self.text

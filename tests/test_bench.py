@@ -37,7 +37,7 @@ NAMES = [
     *("requests_off_1", "requests_off_8", "requests_off_32", "threads_on", "threads_off", "blocked_on", "blocked_off"),
     *("spin", "boot", "reset", "reset_in_use", "pause_resume", "snapshot", "restore", "restore_running"),
     *("migrate_total_idle", "migrate_downtime_idle", "migrate_total_storm", "migrate_downtime_storm", "pages"),
-    *("event", "import"),
+    *("schedule", "event", "import"),
 ]
 LEFT_OUT = ["threads_on", "threads_off", "blocked_on", "blocked_off"]  # on the emulated CPU
 ON_BOTH = [pytest.param(cpu, marks=getattr(pytest.mark, cpu)) for cpu in ("kvm", "emulated")]
@@ -307,10 +307,10 @@ def test_what_the_guest_prints_becomes_figures() -> None:
 
 
 def test_which_rows_are_compared() -> None:
-    """Kicks, requests, boot and migrations; a peer has no slow disk, spinning console, reset or import of ours."""
+    """Kicks, requests, boot and migrations; a peer has no slow disk, spinning console, reset, schedule or import."""
     compared = [name for name in NAMES if qemu._trial(BY_NAME[name]) is not None]
     states = ("reset", "pause_resume", "snapshot", "restore")
-    ours_alone = ("threads", "blocked", "spin", *states, "pages", "event", "import")
+    ours_alone = ("threads", "blocked", "spin", *states, "pages", "schedule", "event", "import")
     assert compared == [name for name in NAMES if not name.startswith(ours_alone)]
 
 

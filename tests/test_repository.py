@@ -153,7 +153,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "trace.gates": LEAVES,
     "trace": LEAVES,  # and so it works where there is no C core
     "trace.feed": LEAVES | {"native"},
-    "holds": LEAVES | {"native", "trace.gates"},
+    "holds": LEAVES | {"native", "owner", "trace.gates"},
     "runstate": LEAVES | {"trace.feed"},
     "rules": LEAVES | {"virtio"},  # the tables, for people
     "cpu": LEAVES | {"memory", "native"},
@@ -166,7 +166,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "recorder": LEAVES | {"owner", "runstate", "trace.feed", "virtio"},
     "board": PARTS | {"recorder"},
     "answers": LEAVES,
-    "guest": LEAVES | {"answers", "native", "board"},
+    "guest": LEAVES | {"answers", "holds", "native", "board"},
     "terminal": LEAVES | {"native", "board", "virtio"},
     "machine": PARTS | {"board", "guest", "terminal", "snapshot", "migration"},
     "saving": PARTS | {"board", "snapshot", "dirty"},
@@ -178,7 +178,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "": WHOLE | {"rules", "recording", "snapshot", "migration", "races", "museum"},
     "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,
-    "bench": WHOLE | {""},
+    "bench": WHOLE | {"", "races", "museum"},
     "cli": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from labkit import abi
-from labkit.bench import costs, kicks, life, moves, requests, spin, states, threads
+from labkit.bench import costs, kicks, life, moves, requests, schedules, spin, states, threads
 from labkit.bench.row import PAGES_PER_S, PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
 
 _RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
@@ -157,6 +157,13 @@ SPECS = (
         f"pages of a machine of {moves.FILLED_MIB} MiB, all of them written, on their way to another process",
         "as many copied from one buffer to another, larger than the cache",
         moves.pages,
+    ),
+    Spec(
+        "schedule",
+        "us",
+        "one schedule of a search, from rewinding the machine to the invariants: a kick, and DRIVER_OK cleared",
+        "the same steps of the guest without gates, and DRIVER_OK set again",
+        schedules.one,
     ),
     Spec(
         "event",

@@ -10,9 +10,7 @@ from labkit.virtio.mutations import Mutation
 
 
 class Specimen(NamedTuple):
-    """`number`: in the list of docs/museum.md. `schedule`: an order that breaks `invariant`, without the head of a
-    text: who goes, decision by decision.
-    """
+    """`number`: in the list of docs/museum.md. `schedule`: an order that breaks `invariant`, without a text's head."""
 
     number: int
     name: str

@@ -37,7 +37,7 @@ static uint32_t park(lk_vcpu *vcpu)
 
 const lk_vcpu_ops *emulated_ops(void)
 {
-    static const lk_vcpu_ops ops = {let_in, fetch, park};
+    static const lk_vcpu_ops ops = {.let_in = let_in, .fetch = fetch, .park = park, .one_thread = 1};
     return &ops;
 }
 
@@ -93,6 +93,8 @@ static turn look(emulated_cpu *cpu)
         sync->resting = 0;
         sync->dead |= error != 0;
     }
+    if (sync->asked == ASK_RUN && !sync->resting)
+        vcpu_tell_enters(cpu->vcpu);
     turn next = asked(cpu);
     if (next == RESTS && sync->asked != ASK_RUN && !sync->resting)
         vcpu_tell_stopped(cpu->vcpu);

@@ -21,12 +21,15 @@ typedef struct {
     int go; /* it was let go, and does not know yet */
     uint64_t holds; /* bit n: it is held behind events of kind n */
     int held; /* by a person */
+    int has_lock; /* then: somebody may wait for what it has */
     lk_loop *loop;
-    lk_vcpu *vcpu; /* its steps in a schedule, and how many are done */
+    int ends; /* its loop is about to be freed */
+    lk_vcpu *vcpu;
     const uint32_t *commands;
     const uint64_t *arguments;
-    unsigned steps, next_step;
+    unsigned steps, next_step; /* in a schedule: how many there are, and are done */
     unsigned priority;
+    int stood, stood_kind; /* when the schedule ended; of PLACE_LOCK what it wanted the flag to be */
     pthread_cond_t moved;
 } actor_at;
 
@@ -41,15 +44,22 @@ struct lk_gates {
     int active, outcome;
     unsigned last; /* who went last */
     const uint8_t *plan;
-    unsigned planned, limit, changes, decisions;
+    unsigned planned, limit, changes, length, decisions;
     int policy;
     uint64_t random, did;
     lk_decision record[GATES_DECISIONS_MAX];
 };
 
+static __thread int locks; /* that this thread has */
+
 lk_gates *lk_gates_of(lk_machine *machine)
 {
     return machine->gates;
+}
+
+void gates_locked(int by)
+{
+    locks += by;
 }
 
 static void condition(pthread_cond_t *made)
@@ -122,15 +132,28 @@ static int is_there(unsigned who, const actor_at *actor)
     return who == ACTOR_OWNER || actor->vcpu || actor->loop;
 }
 
-static int can_go(const actor_at *actor)
+/* Is its thread another vCPU's, too, which stands in the middle of a step? */
+static int thread_is_taken(const lk_gates *gates, const actor_at *actor)
 {
+    if (!actor->vcpu || !vcpu_shares_thread(actor->vcpu))
+        return 0;
+    for (const actor_at *other = gates->actors + ACTOR_VCPU0; other < gates->actors + GATES_ACTORS; other++)
+        if (other != actor && (other->place == PLACE_GATE || other->place == PLACE_LOCK))
+            return 1;
+    return 0;
+}
+
+static int can_go(const lk_gates *gates, const actor_at *actor)
+{
+    if (thread_is_taken(gates, actor))
+        return 0;
     switch (actor->place) {
     case PLACE_GATE:
         return 1;
     case PLACE_LOCK:
         return load_relaxed(actor->wants) == actor->wanted;
     case PLACE_IDLE:
-        return (actor->next_step < actor->steps && (!actor->vcpu || vcpu_may_run(actor->vcpu))) ||
+        return actor->ends || (actor->next_step < actor->steps && (!actor->vcpu || vcpu_may_run(actor->vcpu))) ||
                ready(actor->epoll_fd);
     default:
         return 0;
@@ -161,7 +184,7 @@ static unsigned nth(uint32_t set, unsigned n)
 
 static unsigned by_priority(lk_gates *gates, uint32_t enabled)
 {
-    if (gates->limit && next_random(gates) % gates->limit < gates->changes)
+    if (gates->length && next_random(gates) % gates->length < gates->changes)
         gates->actors[gates->last].priority = 0; /* a change point, where it was going */
     unsigned best = lowest(enabled);
     for (uint32_t left = enabled; left; left &= left - 1)
@@ -189,8 +212,12 @@ static void finish(lk_gates *gates, int outcome)
 {
     gates->active = 0;
     gates->outcome = outcome;
-    for (unsigned i = 0; i < GATES_ACTORS; i++)
-        pthread_cond_broadcast(&gates->actors[i].moved);
+    for (unsigned i = 0; i < GATES_ACTORS; i++) {
+        actor_at *actor = &gates->actors[i];
+        actor->stood = actor->place;
+        actor->stood_kind = actor->place == PLACE_LOCK ? actor->wanted : actor->kind;
+        pthread_cond_broadcast(&actor->moved);
+    }
     pthread_cond_broadcast(&gates->changed);
 }
 
@@ -206,10 +233,10 @@ static void post(const lk_gates *gates, actor_at *actor)
 static void let(lk_gates *gates, unsigned who, uint32_t enabled)
 {
     actor_at *actor = &gates->actors[who];
-    int new_step = actor->place == PLACE_IDLE && actor->next_step < actor->steps;
+    int idle = actor->place == PLACE_IDLE, new_step = idle && actor->next_step < actor->steps;
     gates->record[gates->decisions++] = (lk_decision){.actor = (uint8_t)who,
                                                       .before = (uint8_t)actor->place,
-                                                      .kind = new_step ? (uint16_t)actor->next_step : actor->kind,
+                                                      .kind = idle ? (uint16_t)actor->next_step : actor->kind,
                                                       .enabled = enabled,
                                                       .seq = lk_feed_next(gates->machine->feed)};
     gates->last = who;
@@ -233,7 +260,7 @@ static void decide(lk_gates *gates)
         if (actor->place == PLACE_AWAY)
             return;
         waits |= (actor->place == PLACE_LOCK ? UINT32_C(1) : 0) << lowest(left);
-        enabled |= (can_go(actor) ? UINT32_C(1) : 0) << lowest(left);
+        enabled |= (can_go(gates, actor) ? UINT32_C(1) : 0) << lowest(left);
     }
     if (!enabled) {
         finish(gates, waits ? SCHEDULE_DEADLOCK : SCHEDULE_DONE);
@@ -269,11 +296,22 @@ static void arrive(lk_gates *gates, actor_at *actor, int place)
     actor->place = PLACE_AWAY;
 }
 
+static actor_at *at_vcpu(lk_gates *gates, const lk_vcpu *vcpu)
+{
+    return &gates->actors[ACTOR_VCPU0 + vcpu->index];
+}
+
+static int in_a_schedule(const lk_gates *gates, const actor_at *actor)
+{
+    return gates->active && gates->playing >> (actor - gates->actors) & 1;
+}
+
 /* -- what the actors call ------------------------------------------------------------------------------------------------ */
 
 static void hold(lk_gates *gates, actor_at *actor)
 {
     actor->held = 1;
+    actor->has_lock = locks > 0;
     pthread_cond_broadcast(&gates->changed);
     while (actor->held && !gates->open)
         pthread_cond_wait(&actor->moved, &gates->mutex);
@@ -289,8 +327,8 @@ void gates_pass(lk_gates *gates, uint16_t kind, int32_t queue)
     actor_at *actor = &gates->actors[me];
     actor->kind = kind;
     actor->queue = queue;
-    gates->did |= UINT64_C(1) << (kind & 63);
-    if (gates->active && gates->playing >> me & 1) {
+    if (in_a_schedule(gates, actor)) {
+        gates->did |= UINT64_C(1) << (kind & 63);
         if (gates->points >> (kind & 63) & 1)
             arrive(gates, actor, PLACE_GATE);
     } else if (actor->holds >> (kind & 63) & 1 && !gates->open) {
@@ -307,7 +345,7 @@ void gates_want(lk_gates *gates, const int *flag, int wanted)
     lk_feed_emit(gates->machine->feed, EV_WANTS_LOCK, -1, 0, 0, 0, 0, 0);
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = &gates->actors[me];
-    if (gates->active && gates->playing >> me & 1) {
+    if (in_a_schedule(gates, actor)) {
         actor->wants = flag;
         actor->wanted = wanted;
         arrive(gates, actor, PLACE_LOCK);
@@ -322,7 +360,7 @@ int gates_idle(lk_gates *gates, int epoll_fd)
     int went = 0;
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = &gates->actors[me];
-    while (gates->playing >> me & 1 && !went) {
+    while (gates->playing >> me & 1 && !went && !(actor->ends && !gates->active)) {
         actor->place = PLACE_IDLE;
         actor->epoll_fd = epoll_fd;
         pthread_cond_broadcast(&gates->changed);
@@ -330,7 +368,7 @@ int gates_idle(lk_gates *gates, int epoll_fd)
             note(gates);
             decide(gates);
         }
-        while (gates->playing >> me & 1 && !actor->go)
+        while (gates->playing >> me & 1 && !actor->go && !(actor->ends && !gates->active))
             pthread_cond_wait(&actor->moved, &gates->mutex);
         went = actor->go;
         actor->go = 0;
@@ -344,10 +382,9 @@ int gates_idle(lk_gates *gates, int epoll_fd)
 /* Unless it was given a step meanwhile: what is done then is an older one, or none. */
 void gates_parked(lk_gates *gates, lk_vcpu *vcpu)
 {
-    unsigned me = lk_actor();
     pthread_mutex_lock(&gates->mutex);
-    actor_at *actor = &gates->actors[me];
-    if (gates->active && gates->playing >> me & 1 && actor->place == PLACE_AWAY && !lk_step_busy(vcpu)) {
+    actor_at *actor = at_vcpu(gates, vcpu);
+    if (in_a_schedule(gates, actor) && actor->place == PLACE_AWAY && !lk_step_busy(vcpu)) {
         actor->place = PLACE_IDLE;
         note(gates);
         decide(gates);
@@ -355,13 +392,12 @@ void gates_parked(lk_gates *gates, lk_vcpu *vcpu)
     pthread_mutex_unlock(&gates->mutex);
 }
 
-/* It is out of the guest in the middle of a step, and somebody else must let it in again: unless that was done before it
- * came to say so. */
-void gates_stopped(lk_gates *gates, lk_vcpu *vcpu)
+/* It is out of the guest in the middle of a step, and somebody else must let it in again. */
+void gates_stopped(lk_gates *gates, const lk_vcpu *vcpu)
 {
     pthread_mutex_lock(&gates->mutex);
-    actor_at *actor = &gates->actors[lk_actor()];
-    if (gates->active && gates->playing >> lk_actor() & 1 && actor->place == PLACE_AWAY && !vcpu_may_run(vcpu)) {
+    actor_at *actor = at_vcpu(gates, vcpu);
+    if (in_a_schedule(gates, actor) && actor->place == PLACE_AWAY && !vcpu_may_run(vcpu)) {
         actor->place = PLACE_STOPPED;
         note(gates);
         decide(gates);
@@ -369,13 +405,41 @@ void gates_stopped(lk_gates *gates, lk_vcpu *vcpu)
     pthread_mutex_unlock(&gates->mutex);
 }
 
-/* It may go into the guest again, and is on its way if it was in a step, or has a state to load. */
+/* Between these two it is asked to run. What was in a step stands at a gate, then; what has a state to load is on its way
+ * to where it parks. */
 void gates_runs(lk_gates *gates, const lk_vcpu *vcpu, int loads)
 {
     pthread_mutex_lock(&gates->mutex);
-    actor_at *actor = &gates->actors[ACTOR_VCPU0 + vcpu->index];
-    if (actor->place == PLACE_STOPPED || (loads && gates->active))
+    actor_at *actor = at_vcpu(gates, vcpu);
+    if (in_a_schedule(gates, actor) && loads)
         actor->place = PLACE_AWAY;
+    else if (actor->place == PLACE_STOPPED)
+        actor->place = PLACE_GATE;
+}
+
+void gates_asked(lk_gates *gates)
+{
+    pthread_mutex_unlock(&gates->mutex);
+}
+
+/* Before it goes into the guest: is it its turn? */
+void gates_enter(lk_gates *gates, const lk_vcpu *vcpu)
+{
+    pthread_mutex_lock(&gates->mutex);
+    actor_at *actor = at_vcpu(gates, vcpu);
+    if (in_a_schedule(gates, actor) && (actor->place == PLACE_GATE || actor->go)) {
+        while (gates->active && !actor->go)
+            pthread_cond_wait(&actor->moved, &gates->mutex);
+        actor->go = 0;
+        actor->place = PLACE_AWAY;
+    }
+    pthread_mutex_unlock(&gates->mutex);
+}
+
+void gates_vcpu(lk_gates *gates, unsigned index, lk_vcpu *vcpu)
+{
+    pthread_mutex_lock(&gates->mutex);
+    gates->actors[ACTOR_VCPU0 + index].vcpu = vcpu;
     pthread_mutex_unlock(&gates->mutex);
 }
 
@@ -383,9 +447,31 @@ void gates_loop(lk_gates *gates, unsigned actor, lk_loop *loop)
 {
     pthread_mutex_lock(&gates->mutex);
     gates->actors[actor].loop = loop;
-    if (!loop)
-        gates->playing &= ~(UINT32_C(1) << actor);
+    gates->actors[actor].ends = 0;
+    pthread_mutex_unlock(&gates->mutex);
+}
+
+void gates_loop_ends(lk_gates *gates, unsigned actor)
+{
+    pthread_mutex_lock(&gates->mutex);
+    gates->actors[actor].ends = 1;
     pthread_cond_broadcast(&gates->actors[actor].moved);
+    pthread_mutex_unlock(&gates->mutex);
+}
+
+/* By its own thread. Whoever waits for *flag goes on. */
+void gates_loop_gone(lk_gates *gates, int *flag)
+{
+    pthread_mutex_lock(&gates->mutex);
+    actor_at *actor = &gates->actors[lk_actor()];
+    store_release(flag, 1);
+    actor->loop = NULL;
+    actor->place = PLACE_AWAY;
+    if (in_a_schedule(gates, actor)) {
+        note(gates);
+        decide(gates);
+    }
+    pthread_cond_broadcast(&gates->changed);
     pthread_mutex_unlock(&gates->mutex);
 }
 
@@ -438,13 +524,14 @@ int lk_gates_where(lk_gates *gates, unsigned actor, uint16_t *kind, int32_t *que
     return held;
 }
 
-/* Would a command of the host wait for it: is it held and has the big lock, or is it a vCPU? */
+/* Is it held, and does somebody wait for it perhaps? For a lock that it has, or for the vCPU to come out of the guest. */
 int lk_gates_in_the_way(lk_gates *gates, unsigned actor)
 {
     pthread_mutex_lock(&gates->mutex);
-    int held = gates->actors[actor % GATES_ACTORS].held;
+    const actor_at *who = &gates->actors[actor % GATES_ACTORS];
+    int in_the_way = who->held && (who->has_lock || (who->vcpu && !vcpu_may_run(who->vcpu)));
     pthread_mutex_unlock(&gates->mutex);
-    return held && (actor >= ACTOR_VCPU0 || lock_holder(gates->machine) == (int)actor);
+    return in_the_way;
 }
 
 /* Nobody is held from now on, and no schedule is played: the machine is about to be closed. */
@@ -467,36 +554,38 @@ static void wake_loops(lk_gates *gates, uint32_t actors)
             loop_wake(gates->actors[i].loop);
 }
 
-/* These actors wait for their turn from now on; `points`: behind which kinds of event. Returns when the loops do. */
-void lk_gates_play(lk_gates *gates, uint32_t actors, uint64_t points)
+/* Do the loops among the actors wait for their turn? Until they do, or the time is over. The mutex is held. */
+static int loops_rest(lk_gates *gates, int timeout_ms)
+{
+    struct timespec until;
+    deadline(&until, timeout_ms);
+    for (unsigned i = 0; i < GATES_ACTORS; i++)
+        while (gates->playing >> i & 1 && gates->actors[i].loop && gates->actors[i].place != PLACE_IDLE)
+            if (pthread_cond_timedwait(&gates->changed, &gates->mutex, &until) == ETIMEDOUT)
+                return 0;
+    return 1;
+}
+
+/* These actors wait for their turn from now on; `points`: behind which kinds of event. 0, or -ETIMEDOUT: a loop does not
+ * come to rest. */
+int lk_gates_play(lk_gates *gates, uint32_t actors, uint64_t points, int timeout_ms)
 {
     pthread_mutex_lock(&gates->mutex);
     gates->playing = actors;
     gates->points = points;
     guard(gates);
     wake_loops(gates, actors);
-    for (unsigned i = 0; i < GATES_ACTORS; i++)
-        while (actors >> i & 1 && gates->actors[i].loop && gates->actors[i].place != PLACE_IDLE)
-            pthread_cond_wait(&gates->changed, &gates->mutex);
+    int rest = loops_rest(gates, timeout_ms);
     pthread_mutex_unlock(&gates->mutex);
-}
-
-void lk_gates_stop_playing(lk_gates *gates)
-{
-    pthread_mutex_lock(&gates->mutex);
-    gates->playing = 0;
-    finish(gates, gates->outcome);
-    guard(gates);
-    pthread_mutex_unlock(&gates->mutex);
+    return rest ? 0 : -ETIMEDOUT;
 }
 
 /* What a vCPU is to do in the schedules to come: `commands`, each with MB_SLOTS arguments. They stay valid. */
-void lk_schedule_vcpu(lk_gates *gates, lk_vcpu *vcpu, const uint32_t *commands, const uint64_t *arguments,
+void lk_schedule_vcpu(lk_gates *gates, const lk_vcpu *vcpu, const uint32_t *commands, const uint64_t *arguments,
                       unsigned count)
 {
-    actor_at *actor = &gates->actors[ACTOR_VCPU0 + vcpu->index];
     pthread_mutex_lock(&gates->mutex);
-    actor->vcpu = vcpu;
+    actor_at *actor = at_vcpu(gates, vcpu);
     actor->commands = commands;
     actor->arguments = arguments;
     actor->steps = count;
@@ -509,20 +598,22 @@ static void shuffle_priorities(lk_gates *gates)
         gates->actors[i].priority = 1 + (unsigned)(next_random(gates) >> 34);
 }
 
-/* Everybody is idle. The main thread, which calls, has `main_steps` steps, and takes them by lk_schedule_next. */
-void lk_schedule_begin(lk_gates *gates, const uint8_t *plan, unsigned planned, int policy, uint64_t seed,
-                       unsigned changes, unsigned limit, unsigned main_steps)
+/* Everybody comes to rest first: 0, or -ETIMEDOUT. The main thread, which calls, has `main_steps` steps, and takes them by
+ * lk_schedule_next. */
+int lk_schedule_begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps, int timeout_ms)
 {
     pthread_mutex_lock(&gates->mutex);
-    gates->plan = plan;
-    gates->planned = planned;
-    gates->policy = policy;
-    gates->random = seed * UINT64_C(2862933555777941757) + 3037000493;
-    gates->changes = changes;
-    gates->limit = limit < GATES_DECISIONS_MAX ? limit : GATES_DECISIONS_MAX;
+    int rest = loops_rest(gates, timeout_ms);
+    gates->plan = plan->actors;
+    gates->planned = plan->count;
+    gates->policy = plan->policy;
+    gates->random = (plan->seed * UINT64_C(2862933555777941757) + 3037000493) | 1; /* 0 would stay 0 */
+    gates->changes = plan->changes;
+    gates->length = plan->length;
+    gates->limit = plan->limit < GATES_DECISIONS_MAX ? plan->limit : GATES_DECISIONS_MAX;
     gates->decisions = 0;
     gates->last = 0;
-    gates->outcome = SCHEDULE_RUNS;
+    gates->outcome = rest ? SCHEDULE_RUNS : SCHEDULE_STUCK;
     shuffle_priorities(gates);
     for (unsigned i = 0; i < GATES_ACTORS; i++) {
         actor_at *actor = &gates->actors[i];
@@ -532,7 +623,17 @@ void lk_schedule_begin(lk_gates *gates, const uint8_t *plan, unsigned planned, i
             actor->place = PLACE_IDLE;
     }
     gates->actors[ACTOR_OWNER].steps = main_steps;
-    gates->active = 1;
+    gates->active = rest;
+    pthread_mutex_unlock(&gates->mutex);
+    return rest ? 0 : -ETIMEDOUT;
+}
+
+/* From any thread: it has ended like that, if it has not yet. Whoever stands at a gate goes on. */
+void lk_schedule_end(lk_gates *gates, int outcome)
+{
+    pthread_mutex_lock(&gates->mutex);
+    if (gates->active)
+        finish(gates, outcome);
     pthread_mutex_unlock(&gates->mutex);
 }
 
@@ -565,15 +666,32 @@ int lk_schedule_next(lk_gates *gates, int timeout_ms)
     return step;
 }
 
-int lk_schedule_outcome(const lk_gates *gates)
+int lk_schedule_outcome(lk_gates *gates)
 {
-    return load_acquire(&gates->outcome);
+    pthread_mutex_lock(&gates->mutex);
+    int outcome = gates->outcome;
+    pthread_mutex_unlock(&gates->mutex);
+    return outcome;
 }
 
-/* Who was let go, decision by decision. Returns how many. */
-unsigned lk_schedule_decisions(const lk_gates *gates, lk_decision *out, unsigned most)
+/* Where an actor stood when the schedule ended: PLACE_*. */
+int lk_schedule_stood(lk_gates *gates, unsigned actor, int *kind)
 {
-    unsigned count = gates->decisions < most ? gates->decisions : most;
-    memcpy(out, gates->record, count * sizeof *out);
+    pthread_mutex_lock(&gates->mutex);
+    const actor_at *who = &gates->actors[actor % GATES_ACTORS];
+    *kind = who->stood_kind;
+    int place = who->stood;
+    pthread_mutex_unlock(&gates->mutex);
+    return place;
+}
+
+/* Who was let go, decision by decision. Returns how many decisions there were. */
+unsigned lk_schedule_decisions(lk_gates *gates, lk_decision *out, unsigned most)
+{
+    pthread_mutex_lock(&gates->mutex);
+    unsigned count = gates->decisions;
+    if (most)
+        memcpy(out, gates->record, (count < most ? count : most) * sizeof *out);
+    pthread_mutex_unlock(&gates->mutex);
     return count;
 }

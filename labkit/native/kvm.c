@@ -83,7 +83,7 @@ static uint32_t park(lk_vcpu *vcpu)
 
 lk_vcpu *lk_kvm_vcpu_new(lk_machine *machine, int index, int fd, void *page)
 {
-    static const lk_vcpu_ops ops = {let_in, fetch, park};
+    static const lk_vcpu_ops ops = {.let_in = let_in, .fetch = fetch, .park = park};
     lk_vcpu *vcpu = vcpu_new(machine, index, &ops);
     if (vcpu) {
         vcpu->fd = fd;
@@ -99,16 +99,24 @@ static int loads_first(const lk_vcpu_sync *sync)
     return sync->asked == ASK_SETTLE && sync->load_count;
 }
 
+static int must_stay_out(const lk_vcpu_sync *sync)
+{
+    return sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead) && !loads_first(sync);
+}
+
 /* Out of the guest, with nothing half done: say so and wait. 1: go on running or load, 0: quit. */
 static int stay_out(lk_vcpu *vcpu)
 {
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
-    while (sync->asked != ASK_QUIT && (sync->asked != ASK_RUN || sync->dead) && !loads_first(sync))
-        if (now_stopped(sync))
-            vcpu_tell_stopped(vcpu); /* which looks away for a moment */
-        else
-            sleep_stopped(sync);
+    do {
+        while (must_stay_out(sync))
+            if (now_stopped(sync))
+                vcpu_tell_stopped(vcpu);
+            else
+                sleep_stopped(sync);
+        vcpu_tell_enters(vcpu);
+    } while (must_stay_out(sync));
     int go_on = sync->asked != ASK_QUIT;
     sync->stopped = !go_on;
     vcpu_keep_out_or_let_in(vcpu);

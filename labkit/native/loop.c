@@ -22,6 +22,7 @@ typedef struct {
 struct lk_loop {
     lk_machine *machine;
     int epoll_fd, wake_fd, stop, started;
+    int gone; /* its thread is about to end */
     pthread_t thread;
     uint64_t wakeups;
     int handles; /* it was woken, and has not done with that */
@@ -65,10 +66,11 @@ void lk_loop_free(lk_loop *loop)
     if (loop->started) {
         store_release(&loop->stop, 1);
         loop_wake(loop);
+        gates_loop_ends(loop->machine->gates, loop->actor);
+        if (load_relaxed(&loop->machine->guarded))
+            gates_want(loop->machine->gates, &loop->gone, 1);
         pthread_join(loop->thread, NULL);
     }
-    if (loop->started)
-        gates_loop(loop->machine->gates, loop->actor, NULL);
     if (loop->machine->loop == loop)
         loop->machine->loop = NULL;
     if (loop->epoll_fd >= 0)
@@ -233,6 +235,7 @@ static void *iothread(void *argument)
                 handle(loop, ready[i].data.u64);
         store_release(&loop->handles, 0);
     }
+    gates_loop_gone(loop->machine->gates, &loop->gone);
     return NULL;
 }
 
@@ -241,13 +244,15 @@ int lk_loop_start(lk_loop *loop, const char *name)
 {
     sigset_t all, before;
     sigfillset(&all);
+    gates_loop(loop->machine->gates, loop->actor, loop);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&loop->thread, NULL, iothread, loop);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error)
+    if (error) {
+        gates_loop(loop->machine->gates, loop->actor, NULL);
         return -error;
+    }
     loop->started = 1;
-    gates_loop(loop->machine->gates, loop->actor, loop);
     pthread_setname_np(loop->thread, name);
     return 0;
 }

@@ -7,7 +7,7 @@
 struct lk_lock {
     pthread_mutex_t mutex;
     pthread_t holder;
-    int held, actor;
+    int held;
 };
 
 struct lk_console {
@@ -26,7 +26,8 @@ lk_machine *lk_machine_new(int memfd, uint64_t bytes, uint32_t feed_capacity)
     machine->lock = calloc(1, sizeof *machine->lock);
     machine->console = mmap(NULL, sizeof *machine->console, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     machine->gates = gates_new(machine);
-    if (!machine->memory.host || !machine->feed || !machine->lock || !machine->gates || machine->console == MAP_FAILED) {
+    if (!machine->memory.host || !machine->feed || !machine->lock || !machine->gates ||
+        machine->console == MAP_FAILED) {
         lk_machine_free(machine);
         return NULL;
     }
@@ -82,19 +83,15 @@ void lk_lock_take(lk_machine *machine)
         gates_want(machine->gates, &machine->lock->held, 0);
     pthread_mutex_lock(&machine->lock->mutex);
     machine->lock->holder = pthread_self();
-    store_relaxed(&machine->lock->actor, lk_actor());
     store_relaxed(&machine->lock->held, 1);
+    gates_locked(1);
 }
 
 void lk_lock_release(lk_machine *machine)
 {
+    gates_locked(-1);
     store_relaxed(&machine->lock->held, 0);
     pthread_mutex_unlock(&machine->lock->mutex);
-}
-
-int lock_holder(const lk_machine *machine)
-{
-    return load_relaxed(&machine->lock->held) ? load_relaxed(&machine->lock->actor) : -1;
 }
 
 int lk_lock_is_mine(const lk_machine *machine)

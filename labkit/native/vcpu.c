@@ -25,6 +25,7 @@ lk_vcpu *vcpu_new(lk_machine *machine, int index, const lk_vcpu_ops *ops)
     pthread_mutex_init(&sync->mutex, NULL);
     sync->asked = ASK_STOP;
     *vcpu = (lk_vcpu){.machine = machine, .index = index, .fd = -1, .ops = ops, .sync = sync};
+    gates_vcpu(machine->gates, (unsigned)index, vcpu);
     return vcpu;
 }
 
@@ -32,6 +33,7 @@ void lk_vcpu_free(lk_vcpu *vcpu)
 {
     if (!vcpu)
         return;
+    gates_vcpu(vcpu->machine->gates, (unsigned)vcpu->index, NULL);
     pthread_cond_destroy(&vcpu->sync->changed);
     pthread_mutex_destroy(&vcpu->sync->mutex);
     free(vcpu->sync);
@@ -70,17 +72,9 @@ static void wake(lk_vcpu *vcpu)
     vcpu->ops->fetch(vcpu);
 }
 
-static void tell_runs(lk_vcpu *vcpu, int loads)
-{
-    if (load_relaxed(&vcpu->machine->guarded))
-        gates_runs(vcpu->machine->gates, vcpu, loads);
-}
-
-void lk_vcpu_ask(lk_vcpu *vcpu, int what)
+static void ask(lk_vcpu *vcpu, int what)
 {
     lk_vcpu_sync *sync = vcpu->sync;
-    if (what == ASK_RUN)
-        tell_runs(vcpu, load_acquire(&sync->load_count) != 0);
     pthread_mutex_lock(&sync->mutex);
     int is_so = what == ASK_SETTLE && sync->asked == what && sync->stopped && !sync->load_count;
     if (is_so) { /* nobody is to be woken for it */
@@ -95,8 +89,16 @@ void lk_vcpu_ask(lk_vcpu *vcpu, int what)
     if (!asleep)
         wake(vcpu);
     pthread_mutex_unlock(&sync->mutex);
-    if (what == ASK_RUN)
-        tell_runs(vcpu, 0); /* it may have said in between that it is stopped */
+}
+
+void lk_vcpu_ask(lk_vcpu *vcpu, int what)
+{
+    int tell = what == ASK_RUN && load_relaxed(&vcpu->machine->guarded);
+    if (tell)
+        gates_runs(vcpu->machine->gates, vcpu, load_acquire(&vcpu->sync->load_count) != 0);
+    ask(vcpu, what);
+    if (tell)
+        gates_asked(vcpu->machine->gates);
 }
 
 /* The guest is gone: the vCPU is not entered again before lk_vcpu_load, and nobody waits for its step. */
@@ -215,9 +217,25 @@ void vcpu_tell_stopped(lk_vcpu *vcpu)
     pthread_mutex_lock(&sync->mutex);
 }
 
-int vcpu_may_run(lk_vcpu *vcpu)
+/* What was asked of it may be something else when it is its turn. */
+void vcpu_tell_enters(lk_vcpu *vcpu)
+{
+    lk_vcpu_sync *sync = vcpu->sync;
+    if (!load_relaxed(&vcpu->machine->guarded))
+        return;
+    pthread_mutex_unlock(&sync->mutex);
+    gates_enter(vcpu->machine->gates, vcpu);
+    pthread_mutex_lock(&sync->mutex);
+}
+
+int vcpu_may_run(const lk_vcpu *vcpu)
 {
     return load_acquire(&vcpu->sync->asked) == ASK_RUN;
+}
+
+int vcpu_shares_thread(const lk_vcpu *vcpu)
+{
+    return vcpu->ops->one_thread;
 }
 
 /* What the guest finds there: the step that was posted; CMD_NONE while the thread is wanted elsewhere, or the step would

@@ -8,6 +8,7 @@
 struct lk_vcpu_ops {
     void (*let_in)(lk_vcpu *vcpu, int may); /* may the guest be entered from now on? Under the vCPU's mutex */
     void (*fetch)(lk_vcpu *vcpu); /* the thread is to look at what was asked of it. Under the vCPU's mutex */
+    int one_thread; /* executes all of them */
     uint32_t (*park)(lk_vcpu *vcpu); /* the guest reads PORT_PARK: what it finds there */
 };
 
@@ -31,8 +32,9 @@ struct lk_vcpu_sync {
 lk_vcpu *vcpu_new(lk_machine *machine, int index, const lk_vcpu_ops *ops); /* asked to stop */
 void vcpu_keep_out_or_let_in(lk_vcpu *vcpu);
 void vcpu_step_done(lk_vcpu *vcpu);
-void vcpu_tell_stopped(lk_vcpu *vcpu); /* likewise */
-void vcpu_tell_parked(lk_vcpu *vcpu); /* lets go of the mutex for a moment */
+void vcpu_tell_parked(lk_vcpu *vcpu); /* these three let go of the mutex for a moment */
+void vcpu_tell_stopped(lk_vcpu *vcpu);
+void vcpu_tell_enters(lk_vcpu *vcpu);
 uint32_t vcpu_take_step(lk_vcpu *vcpu);
 int vcpu_served_port(lk_vcpu *vcpu, lk_exit *left);
 int vcpu_crashed(lk_vcpu *vcpu, uint64_t reason, uint64_t detail); /* fills vcpu->exit; LEFT_CRASH */

@@ -20,10 +20,12 @@ static void lock(lk_worker *worker)
         gates_want(worker->front->machine->gates, &worker->held, 0);
     pthread_mutex_lock(&worker->lock);
     store_relaxed(&worker->held, 1);
+    gates_locked(1);
 }
 
 static void unlock(lk_worker *worker)
 {
+    gates_locked(-1);
     store_relaxed(&worker->held, 0);
     pthread_mutex_unlock(&worker->lock);
 }

@@ -7,6 +7,7 @@ an order that no schedule decides: that of a CPU's own stores and loads.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,18 +17,20 @@ from labkit.errors import UsageError
 from labkit.races import schedules
 from labkit.races.barriers import Litmus, litmus
 from labkit.races.invariants import Invariant
-from labkit.races.player import Broken, Choice, Player, Run
+from labkit.races.player import Broken, Choice, Player, Policy, Run
 from labkit.races.pool import Elsewhere, Here, finished
 from labkit.races.report import Failure, Replay, Report, switches
 from labkit.races.scenario import Act, Scenario, Step
-from labkit.races.search import Branch, search
+from labkit.races.search import Branch, Chance, Depth, search
 
 __all__ = [
     "Act",
+    "Choice",
     "Failure",
     "Invariant",
     "Litmus",
     "Player",
+    "Policy",
     "Replay",
     "Report",
     "Scenario",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 SCHEDULERS = ("dfs", "pct", "random", "round-robin")
+WORKERS_AT_LEAST = 2  # of an executor: what there is to play now is for all of them
 WITHOUT_LIMIT = 1000  # schedules by chance, if nobody says how many
 Tell = Callable[[int, int], object]
 
@@ -72,24 +76,9 @@ def explore(
     found = _Found(scenario)
     start, interrupted, exhausted = time.monotonic(), False, False
     with Here(*where) if executor is None else Elsewhere(executor, *where) as pool:
-        pending: dict[Future[Run], Branch] = {}
         start = time.monotonic()
         try:
-            while not (until_broken and found.failures):
-                while len(pending) < pool.most and (most is None or found.schedules + len(pending) < most):
-                    branch = plan.next()
-                    if branch is None:
-                        break
-                    pending[pool.submit(branch)] = branch
-                if not pending:
-                    exhausted = most is None or found.schedules < most or plan.next() is None
-                    break
-                for future in finished(set(pending)):
-                    branch, run = pending.pop(future), future.result()
-                    found.add(run)
-                    plan.played(branch, run)
-                if progress is not None:
-                    progress(found.schedules, len(found.failures))
+            exhausted = _search(plan, pool, found, most, until_broken=until_broken, progress=progress)
         except KeyboardInterrupt:
             interrupted = True
         seconds = time.monotonic() - start
@@ -104,6 +93,35 @@ def explore(
         interrupted,
         found.report(),
     )
+
+
+def _search(
+    plan: Depth | Chance,
+    pool: Here | Elsewhere,
+    found: _Found,
+    most: int | None,
+    *,
+    until_broken: bool,
+    progress: Tell | None,
+) -> bool:
+    """True: nothing is left to be played."""
+    pending: dict[Future[list[Run]], list[Branch]] = {}
+    while not (until_broken and found.failures):
+        under_way = sum(map(len, pending.values()))
+        room = pool.most - under_way if most is None else min(pool.most, most - found.schedules) - under_way
+        new = list(itertools.islice(iter(plan.next, None), room))
+        size = max(1, min(pool.batch, len(new) // WORKERS_AT_LEAST))
+        for batch in (new[at : at + size] for at in range(0, len(new), size)):
+            pending[pool.submit([branch.choice for branch in batch])] = batch
+        if not pending:
+            return most is None or found.schedules < most or plan.next() is None
+        for future in finished(set(pending)):
+            for branch, run in zip(pending.pop(future), future.result(), strict=True):
+                found.add(run)
+                plan.played(branch, run)
+        if progress is not None:
+            progress(found.schedules, len(found.failures))
+    return False
 
 
 def replay(scenario: Scenario | str, schedule: str, mutations: Sequence[str] = (), *, cpu: str = "auto") -> Replay:
@@ -153,5 +171,6 @@ class _Found:
         )
 
 
-def _length(actors: bytes) -> tuple[int, int]:
-    return switches(actors), len(actors)
+def _length(actors: bytes) -> tuple[int, int, bytes]:
+    """Of two that are as long it is the same one each time, whoever played it first."""
+    return switches(actors), len(actors), actors

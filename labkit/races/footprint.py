@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import IntFlag
+from functools import cache, reduce
+from operator import or_
 from typing import TYPE_CHECKING, NamedTuple
 
-from labkit.abi import Command
+from labkit.abi import VCPUS_MAX, Command
 from labkit.native import lib
 from labkit.trace.events import Actor, Kind
 
@@ -26,7 +28,8 @@ class Touches(IntFlag):
     EVENTFD = 2  # a count, and so which loop is woken
     WATCHED = 4  # which fds a loop watches, and KVM signals
     RING = 8
-    ALL = 15
+    VCPU0 = 16  # and so on: what a vCPU is at, which ends differently if it is asked to stop
+    ALL = (VCPU0 << VCPUS_MAX) - 1
 
 
 BY_EVENT = {
@@ -38,10 +41,12 @@ BY_EVENT = {
     Kind.WANTS_LOCK: Touches(0),
 }
 BEHIND = {Kind.REQUEST: Touches.RING}  # what it has told of is given back after that
-BY_STEP = {
+BY_STEP = {  # beside its events; any other step may touch anything
     Command.KICK: Touches.EVENTFD | Touches.WATCHED,
     **dict.fromkeys((Command.PUBLISH, Command.LOAD, Command.STORE), Touches.RING),
+    **dict.fromkeys((Command.DRIVER_OK, Command.SET_STATUS, Command.BUS_MASTER), Touches(0)),
 }
+LOOPS = (Actor.IOTHREAD, Actor.BACKEND)
 
 
 class Stretch(NamedTuple):
@@ -58,28 +63,35 @@ class Stretch(NamedTuple):
 def stretches(scenario: Scenario, decisions: Sequence[Decision]) -> Iterator[Stretch]:
     """What each decision let somebody do."""
     has_lock: set[int] = set()
+    by_step: dict[int, Touches] = {}  # until the next
     for decision in decisions:
         if decision.before == lib.PLACE_LOCK:
             has_lock.add(decision.actor)
         elif decision.before == lib.PLACE_IDLE:
             has_lock.discard(decision.actor)
+            by_step[decision.actor] = _of_step(scenario, decision)
         touches = Touches.LOCK if decision.actor in has_lock else Touches(0)
-        for kind, touched in BY_EVENT.items():
-            if decision.did >> kind & 1:
-                touches |= touched
+        touches |= by_step.get(decision.actor, Touches(0)) | _of_events(decision.did)
         if decision.before == lib.PLACE_GATE:
             touches |= BEHIND.get(Kind(decision.kind), Touches(0))
-        if decision.before == lib.PLACE_IDLE:
-            touches |= _of_step(scenario, decision)
         yield Stretch(decision.actor, touches)
+        if decision.actor in LOOPS:
+            by_step.pop(decision.actor, None)  # it has looked
         if decision.did >> Kind.WANTS_LOCK & 1:
             has_lock.discard(decision.actor)
 
 
+@cache
+def _of_events(did: int) -> Touches:
+    return reduce(or_, (touched for kind, touched in BY_EVENT.items() if did >> kind & 1), Touches(0))
+
+
 def _of_step(scenario: Scenario, decision: Decision) -> Touches:
-    """A new step of a vCPU touches what it says; one of the main thread may touch anything before it wants the lock."""
+    """A step of a vCPU touches what it says, one of the main thread may touch anything, a loop looks at its fds."""
     if decision.actor >= Actor.VCPU0:
-        step = scenario.steps[decision.actor - Actor.VCPU0][decision.kind]
+        index = decision.actor - Actor.VCPU0
+        step = scenario.steps[index][decision.kind]
         kicks = step.command is Command.PUBLISH and step.arguments[1:] == (1,)
-        return BY_STEP.get(step.command, Touches(0)) | (BY_STEP[Command.KICK] if kicks else 0)
+        touched = BY_STEP.get(step.command, Touches.ALL) | (BY_STEP[Command.KICK] if kicks else 0)
+        return touched | Touches(Touches.VCPU0 << index)
     return Touches.ALL if decision.actor == Actor.OWNER else Touches.WATCHED | Touches.EVENTFD

@@ -5,7 +5,7 @@ They look at what one schedule has left behind, and at its events; they know not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import errorcode
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +26,7 @@ class Seen(NamedTuple):
     board: Board
     records: Sequence[tuple[int, ...]]  # seq, time_ns, kind, actor, queue, a, b, c, d, e
     outcome: int
+    stood: Mapping[str, str] = {}  # where each actor stood, if it did not come to its end
 
 
 Check = Callable[[Seen], str]
@@ -188,13 +189,22 @@ def _status_is_the_drivers(seen: Seen) -> str:
 
 
 def _no_deadlock(seen: Seen) -> str:
-    return "each waits for another" if seen.outcome == lib.SCHEDULE_DEADLOCK else ""
+    return _where(seen) if seen.outcome == lib.SCHEDULE_DEADLOCK else ""
+
+
+def _where(seen: Seen) -> str:
+    return ", ".join(f"{actor} {where}" for actor, where in seen.stood.items())
+
+
+def _guest_lives(seen: Seen) -> str:
+    crash = seen.board.crash
+    return str(crash).splitlines()[0] if crash is not None else ""
 
 
 def _ends(seen: Seen) -> str:
     if seen.outcome == lib.SCHEDULE_LIMIT:
         return "they go on for ever"
-    return "an actor came to no gate any more" if seen.outcome == lib.SCHEDULE_STUCK else ""
+    return f"an actor came to no gate any more: {_where(seen)}" if seen.outcome == lib.SCHEDULE_STUCK else ""
 
 
 EVERY_KICK_IS_SERVED = Invariant(
@@ -228,4 +238,5 @@ STATUS_IS_THE_DRIVERS = Invariant(
 )
 NO_DEADLOCK = Invariant("no-deadlock", "The machine stands still, and so does whoever asks it something.", _no_deadlock)
 ENDS = Invariant("ends", "A thread burns a CPU with nothing to do.", _ends)
-ALWAYS = (NO_DEADLOCK, ENDS, USED_WITHIN_AVAIL)  # in every scenario
+GUEST_LIVES = Invariant("guest-lives", "There is no guest any more.", _guest_lives)
+ALWAYS = (NO_DEADLOCK, ENDS, GUEST_LIVES, USED_WITHIN_AVAIL)  # in every scenario

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from errno import ETIMEDOUT
 from typing import Any, NamedTuple
 
 from labkit.abi import MB_SLOTS
@@ -15,13 +16,15 @@ from labkit.machine import Machine, boot
 from labkit.native import ffi, lib
 from labkit.races.contracts import CONTRACTS
 from labkit.races.invariants import ALWAYS, Seen
-from labkit.races.scenario import Scenario
+from labkit.races.scenario import Act, Scenario, Step
 from labkit.saving import take_up
+from labkit.trace import gates
 from labkit.trace.events import Actor
 from labkit.virtio.mutations import Mutation, mutated_rules
 
 GATE_TIMEOUT_MS = 2000  # an actor that comes to no gate for so long is stuck
-SLOTS = struct.Struct(f"<{MB_SLOTS}Q")
+STANDSTILL_S = 2 * GATE_TIMEOUT_MS / 1000  # and so is the main thread, in twice that: it looks after the others
+DECISION = struct.Struct("<BBHIQQ")  # an lk_decision
 
 
 class Outcome(IntEnum):
@@ -32,6 +35,9 @@ class Outcome(IntEnum):
     LIMIT = lib.SCHEDULE_LIMIT
     WRONG = lib.SCHEDULE_WRONG
     STUCK = lib.SCHEDULE_STUCK
+
+
+ENDS_BADLY = frozenset({Outcome.DEADLOCK, Outcome.STUCK, Outcome.WRONG})  # the next schedule gets a new machine
 
 
 class Policy(IntEnum):
@@ -50,13 +56,14 @@ class Choice(NamedTuple):
     policy: Policy = Policy.STAY
     seed: int = 1
     changes: int = 0
+    length: int = 0  # of PCT: in how many decisions
 
 
 class Decision(NamedTuple):
     """Who was let go, who could have gone (bits), and what kinds of event it emitted then (bits)."""
 
     actor: int
-    before: int
+    before: int  # PLACE_* where it stood
     kind: int
     enabled: int
     did: int
@@ -75,15 +82,20 @@ class Run(NamedTuple):
     """One schedule, played."""
 
     outcome: Outcome
-    decisions: tuple[Decision, ...]
+    taken: bytes  # lk_decision[]
     broken: tuple[Broken, ...]
     first_event: int
     last_event: int
 
     @property
+    def decisions(self) -> list[Decision]:
+        """What was decided, and what it let happen."""
+        return list(map(Decision._make, DECISION.iter_unpack(self.taken)))
+
+    @property
     def actors(self) -> bytes:
         """Who went, decision by decision."""
-        return bytes(decision.actor for decision in self.decisions)
+        return self.taken[:: DECISION.size]
 
 
 def _named(names: Sequence[str]) -> tuple[Mutation, ...]:
@@ -101,9 +113,12 @@ class Player:
         self._late = tuple(one for one in wrong if one.late)
         always = [one._replace(rules=None) if one.late else one for one in wrong]
         self._options = {"irq": "poll", "mutations": always, "cpu": cpu, **scenario.boot}
-        self._make()
+        self._programs = _programs_of(scenario)
+        self._decisions = ffi.new("lk_decision[]", scenario.limit)
+        self._judges = (*ALWAYS, *scenario.invariants)
+        self._prepare()
 
-    def _make(self) -> None:
+    def _prepare(self) -> None:
         self._stained = False  # something was left undone, and rules that are whole again do not know of it
         device = self.scenario.device if isinstance(self.scenario.device, str) else self.scenario.device()
         self.vm: Machine = boot(device, **self._options)
@@ -112,9 +127,7 @@ class Player:
             self._snapshot = self.vm.snapshot()
             self._board: Board = self.vm._board
             self._gates = lib.lk_gates_of(self._board.memory.native)
-            self._programs = self._programs_of(self.scenario)
-            self._decisions = ffi.new("lk_decision[]", self.scenario.limit)
-            self._board.owner.call(self._begin)
+            self._watched(self._begin)
         except BaseException:
             self.close()
             raise
@@ -130,23 +143,51 @@ class Player:
         self.close()
 
     def play(self, choice: Choice) -> Run:
-        """From the scenario's moment. UsageError: the plan names an actor that cannot go."""
-        if self._stained:
+        """From the scenario's moment. UsageError: the plan names an actor that cannot go, or a step of the main thread
+        fails or does not return; then the machine is closed.
+        """
+        try:
+            run: Run = self._watched(lambda: self._play(choice))
+        except BaseException:
             self.close()
-            self._make()
-        run: Run = self._board.owner.call(lambda: self._play(choice))
+            raise
+        if self._stained or run.outcome in ENDS_BADLY:
+            self.close()
+            self._prepare()
         if run.outcome is Outcome.WRONG:
-            at = len(run.decisions)
+            at = len(run.actors)
             raise UsageError(f"decision {at} of the schedule lets {choice.plan[at]} go, which cannot")
         return run
 
+    def _watched(self, work: Callable[[], Any]) -> Any:
+        """Do it in the owner thread, and see that it gets on. UsageError: it stands still."""
+        answer, seen = self._board.owner.ask(work), -1
+        while not answer.wait_for(STANDSTILL_S):
+            now = lib.lk_schedule_decisions(self._gates, ffi.NULL, 0)
+            if now == seen:
+                lib.lk_schedule_end(self._gates, Outcome.STUCK)
+                raise UsageError(self._standstill())
+            seen = now
+        return answer.value()
+
+    def _standstill(self) -> str:
+        step = self.scenario.main[self._step] if self._step is not None else "what comes before the first step"
+        return f"scenario {self.scenario.name}: {step} of the main thread has not returned for {STANDSTILL_S:g} s"
+
     # -- in the owner thread, which is the main thread of the scenario -------------------------------------------------
 
+    _step: int | None = None  # of the main thread, under way
+
     def _begin(self) -> None:
-        actors = 1 << Actor.OWNER | 1 << Actor.IOTHREAD | (1 << Actor.BACKEND if self.scenario.backend else 0)
-        actors |= sum(1 << Actor.VCPU0 + index for index in self._programs)
-        lib.lk_gates_play(self._gates, actors, sum(1 << kind for kind in self.scenario.points))
+        self._actors = 1 << Actor.OWNER | 1 << Actor.IOTHREAD | (1 << Actor.BACKEND if self.scenario.backend else 0)
+        self._actors |= sum(1 << Actor.VCPU0 + index for index in self._programs)
+        points = sum(1 << kind for kind in self.scenario.points)
+        if lib.lk_gates_play(self._gates, self._actors, points, GATE_TIMEOUT_MS) < 0:
+            raise self._restless("the machine does not come to rest")
         self._rewind()
+
+    def _restless(self, what: str) -> HostError:
+        return HostError(f"scenario {self.scenario.name}", ETIMEDOUT, what)
 
     def _rewind(self) -> None:
         """The moment of the snapshot; what a start of the notifiers has signalled is served before anybody goes."""
@@ -163,7 +204,7 @@ class Player:
         self._give_programs(of=0)
         self._schedule(Choice(), main_steps=0)
         if (outcome := lib.lk_schedule_outcome(self._gates)) != lib.SCHEDULE_DONE:
-            raise HostError(f"scenario {self.scenario.name}: its first moment does not come to rest", outcome)
+            raise self._restless(f"its first moment does not come to rest: {Outcome(outcome).name}")
 
     def _play(self, choice: Choice) -> Run:
         board = self._board
@@ -173,12 +214,12 @@ class Player:
         with self._something_left_out():
             self._schedule(choice, main_steps=len(self.scenario.main))
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
-        decisions = self._taken()
+        taken = self._taken()
         last = board.feed.position()
-        seen = Seen(board, board.feed.records_between(first, last), outcome)
+        seen = Seen(board, board.feed.records_between(first, last), outcome, self._stood(outcome))
         broken = self._judge(seen)
         self._stained = bool(self._late) and (bool(broken) or any(one.check(seen) for one in CONTRACTS))
-        return Run(outcome, decisions, broken, first, last)
+        return Run(outcome, taken, broken, first, last)
 
     @contextmanager
     def _something_left_out(self) -> Iterator[None]:
@@ -191,47 +232,69 @@ class Player:
             notifiers.rules = whole
 
     def _schedule(self, choice: Choice, main_steps: int) -> None:
-        plan = ffi.from_buffer("uint8_t[]", choice.plan)
-        lib.lk_schedule_begin(
-            self._gates,
-            plan,
-            len(choice.plan),
-            choice.policy,
-            choice.seed,
-            choice.changes,
-            self.scenario.limit,
-            main_steps,
-        )
-        while (step := lib.lk_schedule_next(self._gates, GATE_TIMEOUT_MS)) >= 0:
-            self.scenario.main[step].do(self._board)
+        actors = ffi.from_buffer("uint8_t[]", choice.plan)
+        how = (choice.policy, choice.seed, choice.changes, choice.length, self.scenario.limit)
+        plan = ffi.new("lk_plan *", (actors, len(choice.plan), *how))
+        if lib.lk_schedule_begin(self._gates, plan, main_steps, GATE_TIMEOUT_MS) < 0:
+            return
+        try:
+            while (step := lib.lk_schedule_next(self._gates, GATE_TIMEOUT_MS)) >= 0:
+                self._step = step
+                self._act(self.scenario.main[step])
+        finally:
+            self._step = None
+            lib.lk_schedule_end(self._gates, Outcome.STUCK)
 
-    def _taken(self) -> tuple[Decision, ...]:
+    def _act(self, act: Act) -> None:
+        """A step of the main thread. What fails after the schedule's end fails because of that."""
+        try:
+            act.do(self._board)
+        except Exception as error:
+            if lib.lk_schedule_outcome(self._gates) == lib.SCHEDULE_RUNS:
+                raise UsageError(f"scenario {self.scenario.name}: {act} of the main thread failed: {error}") from error
+
+    def _taken(self) -> bytes:
         count = lib.lk_schedule_decisions(self._gates, self._decisions, len(self._decisions))
-        return tuple(
-            Decision(one.actor, one.before, one.kind, one.enabled, one.did, one.seq) for one in self._decisions[0:count]
-        )
+        return bytes(ffi.buffer(self._decisions)[: count * DECISION.size])
+
+    def _stood(self, outcome: Outcome) -> dict[str, str]:
+        """Where each actor was, if that says anything."""
+        if outcome is Outcome.DONE:
+            return {}
+        kind, found = ffi.new("int *"), {}
+        for actor in (actor for actor in range(lib.GATES_ACTORS) if self._actors >> actor & 1):
+            place = lib.lk_schedule_stood(self._gates, actor, kind)
+            found[gates.name_of(actor)] = _place(place, kind[0])
+        return found
 
     def _judge(self, seen: Seen) -> tuple[Broken, ...]:
-        invariants = (*ALWAYS, *self.scenario.invariants)
-        return tuple(Broken(one.name, one.broken, what) for one in invariants if (what := one.check(seen)))
-
-    # -- steps of the guest --------------------------------------------------------------------------------------------
-
-    def _programs_of(self, scenario: Scenario) -> dict[int, tuple[Any, Any, int]]:
-        """By vCPU: commands and their arguments as the core takes them."""
-        return {
-            index: (
-                ffi.new("uint32_t[]", [int(step.command) for step in steps]),
-                ffi.new(
-                    "uint64_t[]",
-                    [a for step in steps for a in (*step.arguments, *[0] * (MB_SLOTS - len(step.arguments)))],
-                ),
-                len(steps),
-            )
-            for index, steps in scenario.steps.items()
-        }
+        """What did not come to an end goes on while it is looked at: then nothing else is asked."""
+        judges = self._judges if seen.outcome == Outcome.DONE else ALWAYS
+        return tuple(Broken(one.name, one.broken, what) for one in judges if (what := one.check(seen)))
 
     def _give_programs(self, of: int | None = None) -> None:
         for index, (commands, arguments, count) in self._programs.items():
             vcpu = self._board.cpu.vcpus[index].native
             lib.lk_schedule_vcpu(self._gates, vcpu, commands, arguments, count if of is None else of)
+
+
+def _place(place: int, kind: int) -> str:
+    """In words; `kind`: of the event it stands behind, or what it wants a flag to be."""
+    return {
+        lib.PLACE_AWAY: "runs",
+        lib.PLACE_GATE: f"stands behind {gates.gate_of(kind)}",
+        lib.PLACE_LOCK: "waits for another to stop" if kind else "waits for a lock",
+        lib.PLACE_IDLE: "is idle",
+        lib.PLACE_STOPPED: "is stopped",
+    }[place]
+
+
+def _programs_of(scenario: Scenario) -> dict[int, tuple[Any, Any, int]]:
+    """By vCPU: commands and their arguments as the core takes them."""
+    return {index: _program(steps) for index, steps in scenario.steps.items()}
+
+
+def _program(steps: Sequence[Step]) -> tuple[Any, Any, int]:
+    arguments = [a for step in steps for a in (*step.arguments, *[0] * (MB_SLOTS - len(step.arguments)))]
+    commands = ffi.new("uint32_t[]", [int(step.command) for step in steps])
+    return commands, ffi.new("uint64_t[]", arguments), len(steps)

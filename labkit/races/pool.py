@@ -1,26 +1,33 @@
-"""Who plays the schedules? Machines of one scenario, each in a thread of this process, or in processes elsewhere.
+"""Who plays the schedules? Machines of one scenario, each in a thread of this process, or of processes elsewhere.
 
 A machine on KVM waits most of the time, for the kernel to let go of an ioeventfd; so there are more of them than CPUs.
+Elsewhere gets schedules by the batch, and gives back who went and what broke: the events stay there.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import Any
 
+from labkit.errors import UsageError
 from labkit.races.player import Choice, Player, Run
 from labkit.races.scenario import Scenario
-from labkit.races.search import Branch
 
-MACHINES = {"kvm": 24, "emulated": 2}
+MACHINES = {"kvm": 8, "emulated": 2}  # of one process: with more they wait for the GIL
+BATCH = 32  # schedules for a worker elsewhere, at most
 POLL_S = 0.1
+Batch = Sequence[Choice]
 
 
 class Here:
     """Machines of this process. A context manager."""
+
+    batch = 1
 
     def __init__(self, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None) -> None:
         self._first = Player(scenario, mutations, cpu)
@@ -30,26 +37,33 @@ class Here:
         self._free: SimpleQueue[Player] = SimpleQueue()
         self._free.put(self._first)
         self._about = (scenario, mutations, cpu)
+        self._making = Lock()
         self._threads = ThreadPoolExecutor(self.most, "labkit-races")
 
-    def submit(self, branch: Branch) -> Future[Run]:
+    def submit(self, batch: Batch) -> Future[list[Run]]:
         """Play it as soon as a machine is free."""
-        return self._threads.submit(self._play, branch.choice)
+        return self._threads.submit(self._play, batch)
 
-    def _play(self, choice: Choice) -> Run:
+    def play(self, batch: Batch) -> list[Run]:
+        """Play it on as many machines as there are, and wait."""
+        runs = [self._threads.submit(self._play, [choice]) for choice in batch]
+        return [run for future in runs for run in future.result()]
+
+    def _play(self, batch: Batch) -> list[Run]:
         player = self._take()
         try:
-            return player.play(choice)
+            return [player.play(choice) for choice in batch]
         finally:
             self._free.put(player)
 
     def _take(self) -> Player:
         """One that is free, or one more: there are as many as threads."""
-        if self._free.empty() and len(self._made) < self.most:
-            player = Player(*self._about)
-            self._made.append(player)
-            return player
-        return self._free.get()
+        with self._making:
+            try:
+                return self._free.get_nowait()
+            except Empty:
+                self._made.append(player := Player(*self._about))
+                return player
 
     def __enter__(self) -> Here:
         return self
@@ -61,38 +75,55 @@ class Here:
 
 
 class Elsewhere:
-    """An executor of others (concurrent.futures, or a client of dask.distributed): each worker has a machine."""
+    """An executor of others, of concurrent.futures or a client of dask.distributed: each worker has machines."""
+
+    batch = BATCH
 
     def __init__(
         self, executor: Any, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None
     ) -> None:
-        self._executor, self._about = executor, (scenario, tuple(mutations), cpu)
-        self.most = machines or 2 * (os.cpu_count() or 1)
+        if isinstance(executor, ThreadPoolExecutor):
+            raise UsageError("executor: threads of this process are what executor=None has; give one with processes")
+        of_dask = hasattr(executor, "get_executor")  # a client's futures are of another kind, its executor's are not
+        self._executor = executor.get_executor(pure=False) if of_dask else executor
+        self._about = _pickled((scenario, tuple(mutations), cpu, machines))
+        self.most = 2 * BATCH * (os.cpu_count() or 1)
 
-    def submit(self, branch: Branch) -> Future[Run]:
+    def submit(self, batch: Batch) -> Future[list[Run]]:
         """Play it there."""
-        found: Future[Run] = self._executor.submit(play_there, *self._about, branch.choice)
+        found: Future[list[Run]] = self._executor.submit(play_there, self._about, tuple(batch))
         return found
 
     def __enter__(self) -> Elsewhere:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """The executor is its maker's; its workers keep their machine until they end."""
+        """The executor is its maker's; its workers keep their machines until they end."""
 
 
-_players: dict[tuple[str, str, tuple[str, ...], str], Player] = {}
+def _pickled(about: tuple[Scenario, tuple[str, ...], str, int | None]) -> bytes:
+    try:
+        return pickle.dumps(about)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"scenario {about[0].name}: it goes elsewhere only with functions of a module: {error}"
+        ) from error
 
 
-def play_there(scenario: Scenario, mutations: tuple[str, ...], cpu: str, choice: Choice) -> Run:
-    """In a worker process: one machine for each scenario that it was ever asked for."""
-    key = (scenario.name, scenario.fingerprint, mutations, cpu)
-    if key not in _players:
-        _players[key] = Player(scenario, mutations, cpu)
-    return _players[key].play(choice)
+_pools: dict[tuple[int, bytes], Here] = {}
+_making = Lock()
 
 
-def finished(pending: set[Future[Run]]) -> set[Future[Run]]:
+def play_there(about: bytes, batch: Batch) -> list[Run]:
+    """In a worker process: machines for each scenario that it was ever asked for. A fork has none of its parent's."""
+    key = (os.getpid(), about)
+    with _making:
+        if key not in _pools:
+            _pools[key] = Here(*pickle.loads(about))
+    return _pools[key].play(batch)
+
+
+def finished(pending: set[Future[list[Run]]]) -> set[Future[list[Run]]]:
     """Those that have ended; waits in steps, so that an interrupt of the cell gets through."""
     while not (done := wait(pending, POLL_S, FIRST_COMPLETED).done):
         pass

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from labkit.races.scenario import Scenario
 
 LETTERS = {"i": int(Actor.IOTHREAD), "b": int(Actor.BACKEND), "m": int(Actor.OWNER), "v": int(Actor.VCPU0)}
-PART = re.compile(r"(?:([ibm])|v(?:\.(\d))?)(?:x(\d+))?")  # i, b, m, v (vcpu0), v.1 (vcpu1); x3: three times
+PART = re.compile(
+    r"(?:([ibm])|v(?:\.([0-7]))?)(?:x([1-9]\d{0,4}))?", re.ASCII
+)  # i, b, m, v (vcpu0), v.1 (vcpu1); x3: three times
 DECISIONS_MAX = 4096
 
 

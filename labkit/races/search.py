@@ -7,6 +7,7 @@ tried, and nobody since has touched what he touches. A branch all of whose actor
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -48,7 +49,8 @@ class Depth:
 
     def played(self, branch: Branch, run: Run) -> None:
         """Leaves the branches that the run has passed, and the next one of the node where it began."""
-        steps = list(stretches(self._scenario, run.decisions))
+        decisions, actors = run.decisions, run.actors
+        steps = list(stretches(self._scenario, decisions))
         begin = len(branch.choice.plan)
         if branch.node is not None and begin <= len(steps):
             branch.node.asleep |= {steps[begin - 1]}
@@ -57,12 +59,11 @@ class Depth:
         if begin and begin <= len(steps):
             asleep = frozenset(z for z in asleep if z.is_independent(steps[begin - 1]))
         for at in range(begin, len(steps)):
-            decision, taken = run.decisions[at], steps[at]
+            decision, taken = decisions[at], steps[at]
+            others = [actor for actor in range(32) if decision.enabled >> actor & 1 and actor != taken.actor]
+            self._offer(Node(actors[:at], others, asleep | {taken}))
             if any(z.actor == taken.actor for z in asleep):
                 return  # from here on it was played before, in another order
-            others = [actor for actor in range(32) if decision.enabled >> actor & 1 and actor != taken.actor]
-            node = Node(run.actors[:at], others, asleep | {taken})
-            self._offer(node)
             asleep = frozenset(z for z in asleep if z.is_independent(taken))
 
     def _offer(self, node: Node) -> None:
@@ -80,33 +81,30 @@ class Chance:
 
     complete = False
 
-    def __init__(self, policy: Policy, seed: int, changes: int = 0) -> None:
-        self._choices = self._all(policy, seed, changes)
-
-    @staticmethod
-    def _all(policy: Policy, seed: int, changes: int) -> Iterator[Branch]:
-        while True:
-            yield Branch(Choice(policy=policy, seed=seed, changes=changes))
-            seed += 1
+    def __init__(self, choices: Iterator[Choice]) -> None:
+        self._choices = choices
 
     def next(self) -> Branch | None:
-        """Always one more."""
-        return next(self._choices)
+        """One more, if there is one."""
+        choice = next(self._choices, None)
+        return Branch(choice) if choice is not None else None
 
     def played(self, branch: Branch, run: Run) -> None:
         """Nothing to be learned."""
 
 
-class Turns(Chance):
-    """One schedule: everybody in turn."""
+class Pct(Chance):
+    """Changes of priority are spread over a schedule, so the first one, without any, tells how long one is."""
 
-    @staticmethod
-    def _all(policy: Policy, seed: int, changes: int) -> Iterator[Branch]:  # noqa: ARG004
-        yield Branch(Choice(policy=policy))
+    def __init__(self, seed: int) -> None:
+        super().__init__(iter([Choice()]))
+        self._seed = seed
 
-    def next(self) -> Branch | None:
-        """The one, once."""
-        return next(self._choices, None)
+    def played(self, branch: Branch, run: Run) -> None:
+        """Of the first: its length."""
+        if branch.choice == Choice():
+            how = Choice(policy=Policy.PCT, changes=PCT_CHANGES, length=len(run.actors))
+            self._choices = (how._replace(seed=seed) for seed in itertools.count(self._seed))
 
 
 def search(scheduler: str, scenario: Scenario, seed: int) -> Depth | Chance | None:
@@ -114,7 +112,7 @@ def search(scheduler: str, scenario: Scenario, seed: int) -> Depth | Chance | No
     if scheduler == "dfs":
         return Depth(scenario)
     if scheduler == "random":
-        return Chance(Policy.RANDOM, seed)
+        return Chance(Choice(policy=Policy.RANDOM, seed=one) for one in itertools.count(seed))
     if scheduler == "pct":
-        return Chance(Policy.PCT, seed, PCT_CHANGES)
-    return Turns(Policy.TURNS, seed) if scheduler == "round-robin" else None
+        return Pct(seed)
+    return Chance(iter([Choice(policy=Policy.TURNS)])) if scheduler == "round-robin" else None

@@ -50,6 +50,11 @@ def number(actor: str, vcpus: int) -> int:
     return known[actor]
 
 
+def gate_of(kind: int) -> str:
+    """A gate by its event's kind."""
+    return Kind(kind).name.lower().replace("_", "-") if kind in set(Kind) else "nothing"
+
+
 def name_of(actor: int) -> str:
     """The other way round."""
     threads = {int(thread): name for name, thread in THREADS.items()}

@@ -32,6 +32,16 @@ typedef struct {
     uint64_t seq; /* events in the feed before it went */
 } lk_decision;
 
+/* who goes: as planned, and after that by a policy */
+typedef struct {
+    const uint8_t *actors; /* stay valid until the schedule's end */
+    unsigned count;
+    int policy;
+    uint64_t seed;
+    unsigned changes, length; /* POLICY_PCT: so many changes in so many decisions */
+    unsigned limit; /* decisions */
+} lk_plan;
+
 lk_gates *lk_gates_of(lk_machine *machine);
 
 /* -- holds: what a person does */
@@ -43,11 +53,12 @@ int lk_gates_in_the_way(lk_gates *gates, unsigned actor);
 void lk_gates_open(lk_gates *gates);
 
 /* -- a schedule: what a search does */
-void lk_gates_play(lk_gates *gates, uint32_t actors, uint64_t points);
-void lk_gates_stop_playing(lk_gates *gates);
-void lk_schedule_vcpu(lk_gates *gates, lk_vcpu *vcpu, const uint32_t *commands, const uint64_t *arguments, unsigned count);
-void lk_schedule_begin(lk_gates *gates, const uint8_t *plan, unsigned planned, int policy, uint64_t seed, unsigned changes,
-                       unsigned limit, unsigned main_steps);
+int lk_gates_play(lk_gates *gates, uint32_t actors, uint64_t points, int timeout_ms);
+void lk_schedule_vcpu(lk_gates *gates, const lk_vcpu *vcpu, const uint32_t *commands, const uint64_t *arguments,
+                      unsigned count);
+int lk_schedule_begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps, int timeout_ms);
+void lk_schedule_end(lk_gates *gates, int outcome);
 int lk_schedule_next(lk_gates *gates, int timeout_ms);
-int lk_schedule_outcome(const lk_gates *gates);
-unsigned lk_schedule_decisions(const lk_gates *gates, lk_decision *out, unsigned most);
+int lk_schedule_outcome(lk_gates *gates);
+int lk_schedule_stood(lk_gates *gates, unsigned actor, int *kind);
+unsigned lk_schedule_decisions(lk_gates *gates, lk_decision *out, unsigned most);
