@@ -122,6 +122,7 @@ def test_a_state_comes_as_it_went() -> None:
         ('{"bytes": 2}', b"abc"),
         ('{"bytes": -1}', b"abc"),
         ('{"bytes": "3"}', b"abc"),
+        (f'{{"bytes": {1 << 64}}}', b"abc"),
         ('[{"bytes": 3}, {"bytes": 3}]', b"abc"),
     ],
 )

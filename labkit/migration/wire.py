@@ -194,7 +194,7 @@ def _with_bytes(apart: io.BytesIO, found: dict[str, Any]) -> Any:
     if found.keys() != {"bytes"}:
         return found
     size = found["bytes"]
-    data = apart.read(size) if isinstance(size, int) and size >= 0 else None
+    data = apart.read(size) if isinstance(size, int) and 0 <= size <= MOST_BYTES[Kind.STATE] else None
     if data is None or len(data) != size:
         raise ValueError(f"bytes that are not there: {size!r:.40}")
     return data
