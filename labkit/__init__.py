@@ -7,7 +7,8 @@ from labkit import rules
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
 from labkit.installation import VERSION
 from labkit.loader import guest_image
-from labkit.machine import Machine, boot, listen, receive
+from labkit.machine import Machine, boot
+from labkit.receiving import listen, receive
 from labkit.recording import replay
 from labkit.snapshot import diff, load
 from labkit.virtio.backends.link import link

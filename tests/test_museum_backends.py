@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from labkit import museum, races
+from labkit import museum
 from labkit.races.player import Choice, Player
 
 HERE = (
@@ -18,29 +18,6 @@ HERE = (
     "writes-a-ring-it-lent",
 )
 TIMES = 50
-
-
-def forced(name: str) -> str:
-    """Return the specimen's order as a whole text."""
-    scenario = museum.find(name).scenario
-    return f"{scenario.name}:{scenario.fingerprint}:{museum.find(name).schedule}"
-
-
-@pytest.mark.guest
-@pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.parametrize("name", HERE)
-def test_the_forced_order_breaks_the_invariant(name: str, cpu: str) -> None:
-    """With the mutation the named invariant breaks, on the first try."""
-    found = races.replay(name, forced(name), mutations=(name,), cpu=cpu)
-    assert museum.find(name).invariant.name in found.broken
-
-
-@pytest.mark.guest
-@pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.parametrize("name", HERE)
-def test_the_same_order_holds_without_the_mutation(name: str, cpu: str) -> None:
-    """Every invariant of the scenario holds in that order."""
-    assert races.replay(name, forced(name), cpu=cpu).broken == ()
 
 
 @pytest.mark.guest
