@@ -175,6 +175,16 @@ def test_who_cannot_send_hears_why(pair: tuple[Wire, Wire]) -> None:
         pair[0].send(Kind.PAGES, bytes(100))
 
 
+def test_a_refusal_is_heard_behind_what_was_said_before_it(pair: tuple[Wire, Wire]) -> None:
+    """A welcome that nobody had read yet does not hide the reason."""
+    for kind in (Kind.WELCOME, Kind.TAKEN, Kind.RUNS):
+        pair[1].send(kind)
+    pair[1].send(Kind.REFUSED, b"another disk")
+    pair[1].channel.close()
+    with pytest.raises(Refused, match="another disk"):
+        pair[0].send(Kind.PAGES, bytes(100))
+
+
 def test_who_cannot_send_and_hears_nothing(pair: tuple[Wire, Wire]) -> None:
     """Without a reason it is the broken connection."""
     pair[1].channel.close()

@@ -49,6 +49,8 @@ class Kind(IntEnum):
     REFUSED = 19  # text: why the destination has thrown it away
 
 
+SAID_BY_DESTINATION = (Kind.WELCOME, Kind.TAKEN, Kind.RUNS, Kind.REFUSED)
+
 MOST_BYTES = {
     Kind.HELLO: 1 << 16,
     Kind.KERNEL: 64 << 20,
@@ -123,9 +125,10 @@ class Wire:
         return Frame(kind, payload)
 
     def _look_for_refusal(self) -> None:
-        """It may have said why before it closed; Refused then. Anything else that it said counts no more."""
+        """It may have said why before it closed; Refused then. What it said before that counts no more."""
         try:
-            self.expect(Kind.REFUSED)
+            for _ in SAID_BY_DESTINATION:  # it can say each of them once, and the refusal comes last
+                self.expect(*SAID_BY_DESTINATION)
         except Refused:
             raise
         except LabkitError:
