@@ -19,10 +19,10 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab install test check fuzz format asan fidelity museum notebooks bench lock clean FORCE
+.PHONY: help lab install test check fuzz format asan fidelity museum notebooks screenshots bench lock clean FORCE
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 # -- install ----------------------------------------------------------------------------------------------------------
 # Two stamps, each written when its step has ended well, so that an interrupted one is done again:
@@ -124,6 +124,9 @@ museum: install  ## play every specimen of the museum, print the table, and writ
 
 notebooks: install  ## run the notebooks on KVM and store what they show (after a change that shows)
 	@LABKIT_CPU=kvm $(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
+
+screenshots: install  ## take the pictures of docs/images in a browser, on KVM (after a change that shows)
+	@LABKIT_CPU=kvm $(BIN)/python tools/screenshots.py
 
 bench: install  ## measure kicks, requests and boots beside their floors
 	@$(BIN)/labkit bench

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +11,9 @@ from playwright.sync_api import Browser, sync_playwright
 
 from browser import kernels
 from browser.lab import JupyterLab
-from browser.page import VIEW, Notebook, chromium
+from browser.page import INSTALL, VIEW, Notebook, chromium, installed
 
 FOLDER = Path(__file__).parent
-BROWSERS = ("chromium", "google-chrome", "chromium-headless-shell")
-INSTALL = f"no browser ({', '.join(BROWSERS)}); on Debian: apt-get install chromium"
 REQUIRED = os.environ.get("LABKIT_REQUIRE_BROWSER") == "1"
 TEST_S = 120  # a page takes seconds to load, and more where the machine has other work
 
@@ -54,7 +51,7 @@ def lacking(why: str) -> None:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """The Chromium of this machine."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = installed()
     if path is None:
         lacking(INSTALL)
     with sync_playwright() as playwright, chromium(playwright, path) as browser:

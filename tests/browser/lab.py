@@ -50,6 +50,7 @@ class JupyterLab:
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C is pytest's: who ends the server is `close`
             )
+        self.pid = self._server.pid
         try:
             self.url = self._wait_for_url()
         except BaseException:
@@ -90,8 +91,15 @@ class JupyterLab:
 
     def end_kernels(self) -> None:
         """End every kernel, and wait for its end."""
-        for session in json.loads(self._ask("GET", "sessions")):
-            self._ask("DELETE", f"sessions/{session['id']}")
+        for session in json.loads(self.ask("GET", "sessions")):
+            self.ask("DELETE", f"sessions/{session['id']}")
+
+    def ask(self, method: str, what: str) -> bytes:
+        """One request to the server's REST interface, and its answer."""
+        headers = {"Authorization": f"token {self.token}"}
+        request = urllib.request.Request(f"{self.url}api/{what}", method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=END_S) as answer:
+            return bytes(answer.read())
 
     def cells_of_code(self, name: str) -> list[str]:
         """Their ids, in the order in which they stand in the notebook `name`."""
@@ -101,7 +109,7 @@ class JupyterLab:
     def close(self) -> None:
         """End the server, its kernels and what they started, as asked and then for sure.
 
-        A kernel has a process group of its own, so they are known by the folder that all of them have in their environment.
+        A kernel has a process group of its own, so they are known by the folder that all have in their environment.
         """
         self._server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -119,13 +127,6 @@ class JupyterLab:
             with contextlib.suppress(OSError):  # gone meanwhile, or another user's
                 if mark in environment.read_bytes().split(b"\0"):
                     yield int(environment.parent.name)
-
-    def _ask(self, method: str, what: str) -> bytes:
-        """One request to the server's REST interface, and its answer."""
-        headers = {"Authorization": f"token {self.token}"}
-        request = urllib.request.Request(f"{self.url}api/{what}", method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=END_S) as answer:
-            return bytes(answer.read())
 
     def _folder(self, *names: str) -> Path:
         path = self.folder.joinpath(*names)

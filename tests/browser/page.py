@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, expect
+from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, Playwright, expect
 
 from browser.lab import THEMES, JupyterLab
 
-WAIT_MS = 15_000  # for anything, on a machine that has other work too
+WAIT_MS = 60_000  # for anything, on a machine that has other work too
+BROWSERS = ("chromium", "google-chrome", "chromium-headless-shell")
+INSTALL = f"no browser here ({', '.join(BROWSERS)}); on Debian: apt-get install chromium"
 VIEW = {"width": 1280, "height": 1000}
 NO_SANDBOX = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium's own does not work for root
 
@@ -25,9 +28,14 @@ HAS_RUN = re.compile(r"\[\d+\]")
 ERROR = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
 
 
+def installed() -> str | None:
+    """The path of a browser that the system has. Those that playwright would fetch are not looked for."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 @contextmanager
 def chromium(playwright: Playwright, path: str) -> Iterator[Browser]:
-    """The browser that is installed here, without a window."""
+    """That browser, without a window."""
     browser = playwright.chromium.launch(executable_path=path, args=NO_SANDBOX)
     try:
         yield browser
@@ -61,7 +69,8 @@ class Notebook:
 
     def cell(self, which: Which) -> Locator:
         """A cell of code, with its input and its output."""
-        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(which if isinstance(which, int) else self.cells.index(which))
+        index = which if isinstance(which, int) else self.cells.index(which)
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
 
     def output(self, which: Which) -> Locator:
         """The output area of a cell, a widget in it too; to look for what is in there."""
@@ -85,17 +94,18 @@ class Notebook:
 
     def wait(self, which: Which) -> None:
         """Wait for the end of a cell that was started."""
-        done = self.cell(which).locator(".jp-InputPrompt", has_text=HAS_RUN)
-        wrong = self.page.locator(".jp-Notebook").locator(ERROR)
-        expect(done.or_(wrong).first).to_be_visible()
-        assert not wrong.all_inner_texts(), "\n".join(wrong.all_inner_texts())
+        expect(self._prompt(which)).to_have_text(HAS_RUN)
+        self._check(self.output(which).locator(ERROR))
 
     def run_all(self) -> None:
         """Run every cell from top to bottom, by the menu; what one raises or warns of is an error here."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_text("Run All Cells", exact=True).click()
+        wrong = self.page.locator(".jp-Notebook").locator(ERROR)
         for which in self.cells:
-            self.wait(which)
+            done = self.cell(which).locator(".jp-InputPrompt", has_text=HAS_RUN)
+            expect(done.or_(wrong).first).to_be_visible()  # a cell behind one that failed does not run
+            self._check(wrong)
 
     def see(self, which: Which, text: str | re.Pattern[str]) -> None:
         """Wait until the output of a cell has this text in it."""
@@ -103,9 +113,13 @@ class Notebook:
 
     def tell(self, screenshot: Path) -> str:
         """All that may say why something failed: a picture, and what browser and server have written."""
-        self.page.screenshot(path=screenshot, full_page=True)
+        try:
+            self.page.screenshot(path=screenshot)
+            picture = f"screenshot: {screenshot}"
+        except Error as why:
+            picture = f"no screenshot: {why}"
         log = self.lab.log.read_text()[self._log_begins :]
-        return "\n".join([f"screenshot: {screenshot}", "-- console", *self.console, "-- server and kernels", log])
+        return "\n".join([picture, "-- console", *self.console, "-- server and kernels", log])
 
     def close(self) -> None:
         """Close the page, and end its kernel: the next test gets a new one."""
@@ -120,3 +134,8 @@ class Notebook:
 
     def _prompt(self, which: Which) -> Locator:
         return self.cell(which).locator(".jp-InputPrompt")
+
+    def _check(self, wrong: Locator) -> None:
+        if wrong.count():
+            expect(wrong.last).not_to_be_empty()
+            raise AssertionError("\n".join(wrong.all_inner_texts()))
