@@ -19,7 +19,6 @@ from labkit.guest import Guest
 from labkit.holds import Gates, Held
 from labkit.loader import check_fits, lab_guest, load_kernel
 from labkit.memory import GuestMemory
-from labkit.threads import of_machine
 from labkit.trace import Trace
 from labkit.trace.events import State
 from labkit.trace.recorded import Facts
@@ -53,8 +52,7 @@ class Machine(MachineLook):
     def __init__(self, board: Board, irq: Irq) -> None:
         self._board = board
         self._irq = irq
-        name = board.name
-        self.trace = Trace(board.feed, board.recorder.recorded, board.cpu.name, lambda: of_machine(name))
+        self.trace = Trace(board.feed, board.recorder.recorded, board.cpu.name, board.threads)
         self._finalizer = weakref.finalize(self, _close, board)
 
     # -- state ---------------------------------------------------------------------------------------------------------

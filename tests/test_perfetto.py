@@ -16,6 +16,7 @@ import labkit
 from labkit.recording import Recording
 from labkit.trace import perfetto
 from labkit.trace.recorded import Recorded
+from labkit.trace.tracepoints import KernelEvent
 
 SAMPLE = Path(__file__).parent / "data" / "format1.labkit"
 MONOTONIC = protos.BUILTIN_CLOCK_MONOTONIC
@@ -208,6 +209,20 @@ def test_a_track_for_each_vcpu_and_each_queue(boot: Boot) -> None:
     assert vm.name in shown.names[root]
     assert {parent for uuid, parent in shown.parents.items() if uuid != root} == {root}
     assert {"machine", "owner", "queue 0", "queue 1", "queue 2", "guest's steps, vcpu0"} <= set(shown.names.values())
+
+
+def test_the_kernel_has_tracks_of_its_own(made: Recorded) -> None:
+    """One for each thread that it saw, with the kernel's own text beside what was read of it."""
+    points = [
+        KernelEvent(made.records[0][1] - 1000, "vcpu0", 1, "kvm_pio", {"port": "0xc010"}, "pio_write at 0xc010"),
+        KernelEvent(made.records[-1][1], "iothread", 0, "kvm_set_irq", {"gsi": 11}, "gsi 11 level 1 source 0"),
+    ]
+    shown = Shown(perfetto.pack(made, points))
+    (kick,), (irq,) = shown.on("kernel: vcpu0"), shown.on("kernel: iothread")
+    assert (kick.timestamp, kick.track_event.name) == (points[0].time_ns, "kvm_pio")
+    assert fields(kick) == {"port": "0xc010", "host_cpu": 1, "text": "pio_write at 0xc010"}
+    assert fields(irq)["gsi"] == 11
+    assert shown.trace.packet[0].clock_snapshot.clocks[0].timestamp == points[0].time_ns
 
 
 def test_an_old_recording_too(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def tracefs() -> Path:
     for line in MOUNTS.read_text().splitlines():
         _, place, kind, *_ = line.split(" ")
         if kind == "tracefs":
-            return Path(place.encode().decode("unicode_escape"))  # a space is \040 there
+            return Path(place.replace("\\040", " "))
     raise HostError("tracefs", errno.ENOENT, f"the kernel's trace is not mounted here: {MOUNT_IT}")
 
 
