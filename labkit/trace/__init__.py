@@ -117,17 +117,31 @@ class Trace:
             raise UsageError(f"this guest runs on the CPU {self.cpu!r}, of which KVM knows nothing: boot(cpu='kvm')")
         return KernelTrace(self._threads, POINTS if points is None else points)
 
-    def timeline(self, *, since: int = 0, until: int | None = None, queue: int | None = None) -> Figure:
+    def timeline(
+        self,
+        *,
+        since: int = 0,
+        until: int | None = None,
+        queue: int | None = None,
+        seconds: tuple[float, float] | None = None,
+        width_in: float = 8.0,
+    ) -> Figure:
         """A picture of the events after position `since`, up to `until` (None: all there are): who did what, when.
 
-        A lane for each thread and for the guest's steps, and a band for each queue (or the one given) in the colour of
-        its notifier's owner; the CPU above. A matplotlib Figure: `.savefig("kicks.png")`.
+        A lane for each thread and for the guest's steps, and a band for each queue (or the one given) that shows its
+        notifier's owner, and by which rule. Kicks are marked by the way they came; where they are too many to be told
+        apart, it is shown how many they are. The CPU stands above.
+        `seconds`: only from one time to another, since the first event. `width_in`: inches; 3.5 is a column of a paper.
+        A matplotlib Figure: `.savefig("kicks.pdf")`. UsageError: no such times, or no such width.
         """
-        from labkit.trace.timeline import timeline
+        from labkit.trace import drawing, timeline
 
         events, lost = self._source.read()
-        title = views.cpu_note(self.cpu)
-        return timeline(events, title, lost=bool(lost), since=since, until=until, queue=queue)
+        shown = [event for event in events if event.seq > since and (until is None or event.seq <= until)]
+        within = timeline.window(events, shown, seconds)
+        lanes = timeline.lanes(events, within, since, until, queue, bool(lost))
+        span_s = (within.end_ns - within.start_ns) / 1e9
+        return drawing.draw(lanes, span_s, within.late_s, views.cpu_note(self.cpu), width_in)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a recording, for `labkit.replay(path)`: the events that are kept, and what registers and rings hold.
