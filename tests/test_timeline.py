@@ -14,16 +14,12 @@ from matplotlib.image import imread
 from rulebook import Boot
 
 import labkit
-from labkit.trace.drawing import BANDS, CROWD, SHAPES, Timeline
+from labkit.trace.drawing import CROWD, Timeline
+from labkit.trace.looks import BANDS, SHAPES
 
 SAMPLE = Path(__file__).parent / "data" / "format1.labkit"
+pytestmark = pytest.mark.usefixtures("fonts")
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fonts() -> None:
-    """matplotlib opens its fonts with the first picture and keeps them."""
-    labkit.replay(SAMPLE).trace.timeline()._repr_png_()
 
 
 def lanes(figure: Timeline) -> list[str]:
@@ -191,8 +187,9 @@ def test_words_do_not_run_into_each_other(boot: Boot) -> None:
         vm.trace.timeline(width_in=width, seconds=part)
         for width, part in ((3.5, None), (3.5, (last / 2, last)), (8.0, (0.0, last / 3)), (13.0, None))
     ]
+    pictures += [vm.trace.timeline(width_in=width, fold=True) for width in (3.5, 8.0)]
     for figure in pictures:
-        assert figure.axes[0].texts
+        assert figure.axes[0].texts or figure.get_figwidth() < 4
         assert overlapping(figure) == []
         right, top = figure.bbox.x1, figure.bbox.y1
         assert all(box.x0 >= 0 and box.x1 <= right and box.y0 >= 0 and box.y1 <= top for box in texts(figure))
@@ -208,6 +205,22 @@ def test_a_word_stays_in_its_band() -> None:
         if text.get_text().startswith(("none", "vmm", "backend")):
             box = text.get_window_extent()
             assert any(bar.x0 <= box.x0 and box.x1 <= bar.x1 and bar.y0 <= box.y0 and box.y1 <= bar.y1 for bar in bars)
+
+
+def test_a_folded_wait_says_how_long_it_is_and_hides_no_word() -> None:
+    """The longest ones are strips; no word stands across one, and the steps before and after it have grown."""
+    trace = labkit.replay(SAMPLE).trace
+    plain, folded = trace.timeline(), trace.timeline(fold=True)
+    assert len(words(folded)) > len(words(plain))
+    assert any(word.endswith((" ms", " µs")) for word in words(folded))
+    folded.draw_without_rendering()
+    (axes,) = folded.axes
+    strips = [c for c in axes.collections if c.get_zorder() == 4.5]
+    assert strips
+    across = [strip.get_paths()[0].get_extents(axes.transData) for strip in strips]
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_position()[1] > 0]
+    assert not any(box.overlaps(strip) for box in boxes for strip in across)
+    assert "small ticks" in axes.get_xlabel()
 
 
 def test_the_ground_is_white_in_a_dark_notebook(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ class Trace:
         queue: int | None = None,
         seconds: tuple[float, float] | None = None,
         width_in: float = 8.0,
+        fold: bool = False,
     ) -> Figure:
         """A picture of the events after position `since`, up to `until` (None: all there are): who did what, when.
 
@@ -132,16 +133,18 @@ class Trace:
         notifier's owner, and by which rule. Kicks are marked by the way they came; where they are too many to be told
         apart, it is shown how many they are. The CPU stands above.
         `seconds`: only from one time to another, since the first event. `width_in`: inches; 3.5 is a column of a paper.
+        `fold`: long waits in which nothing happens are folded, each to a strip that says how long it is.
         A matplotlib Figure: `.savefig("kicks.pdf")`. UsageError: no such times, or no such width.
         """
-        from labkit.trace import drawing, timeline
+        from labkit.trace import drawing, folding, timeline
 
         events, lost = self._source.read()
         shown = [event for event in events if event.seq > since and (until is None or event.seq <= until)]
         within = timeline.window(events, shown, seconds)
         lanes = timeline.lanes(events, within, since, until, queue, bool(lost))
         span_s = (within.end_ns - within.start_ns) / 1e9
-        return drawing.draw(lanes, span_s, within.late_s, views.cpu_note(self.cpu), width_in)
+        line = folding.Line(span_s, folding.folds(timeline.moments(lanes), span_s) if fold else ())
+        return drawing.draw(lanes, line, within.late_s, views.cpu_note(self.cpu), width_in)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a recording, for `labkit.replay(path)`: the events that are kept, and what registers and rings hold.

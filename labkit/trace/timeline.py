@@ -53,6 +53,12 @@ class Lane:
     ticks: list[float] = field(default_factory=list)
 
 
+def moments(lanes: Iterable[Lane]) -> set[float]:
+    """When something begins, ends or happens."""
+    found = {time for lane in lanes for times in (lane.ticks, *lane.marks.values(), *lane.runs) for time in times}
+    return found | {time for lane in lanes for band in lane.bands for time in (band.start_s, band.end_s)}
+
+
 def window(events: Sequence[Event], shown: Sequence[Event], seconds: tuple[float, float] | None) -> Window:
     """From the first of those shown to the last; or from one time to another, in seconds after the first of all.
 
