@@ -29,7 +29,7 @@ from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
 from labkit.pc.ports import ConsolePort, ExitPort
 from labkit.recorder import Recorder
 from labkit.runstate import RunState
-from labkit.threads import BigLock, Thread
+from labkit.threads import BigLock, Thread, of_machine
 from labkit.trace.events import Actor, Cause, Crash, Kind, Run, State
 from labkit.trace.feed import Feed
 from labkit.virtio.backends.image import Image as Disk
@@ -353,6 +353,10 @@ class Board:
         """Is the caller one of the threads that `close` waits for? Any iothread counts: it runs Python now and then."""
         ours = self.owner.is_current or any(thread.is_current for thread in self._threads)
         return ours or lib.lk_actor() == Actor.IOTHREAD
+
+    def threads(self) -> dict[int, str]:
+        """Its threads now: the kernel's number of each, and the actor. None once it is closed."""
+        return {} if self.runstate.state is State.CLOSED else of_machine(self.name)
 
     # -- what the vCPU threads do ---------------------------------------------------------------------
 

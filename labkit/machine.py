@@ -52,7 +52,7 @@ class Machine(MachineLook):
     def __init__(self, board: Board, irq: Irq) -> None:
         self._board = board
         self._irq = irq
-        self.trace = Trace(board.feed, board.recorder.recorded, board.cpu.name)
+        self.trace = Trace(board.feed, board.recorder.recorded, board.cpu.name, board.threads)
         self._finalizer = weakref.finalize(self, _close, board)
 
     # -- state ---------------------------------------------------------------------------------------------------------

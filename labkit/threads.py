@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.native import lib
@@ -40,6 +42,18 @@ class Thread:
         if ended := self._gone.acquire(timeout=timeout_s):
             self._gone.release()
         return ended
+
+
+def of_machine(machine: str) -> dict[int, str]:
+    """The threads that a machine of this process has now: the kernel's number, and the actor."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            name = (task / "comm").read_text().strip()
+            if name.startswith(f"{machine}-"):
+                part = name.removeprefix(f"{machine}-")
+                found[int(task.name)] = {"io": "iothread"}.get(part, part)
+    return found
 
 
 def happened(event: Event, timeout_s: float | None) -> bool:

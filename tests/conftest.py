@@ -94,6 +94,13 @@ def our_threads() -> set[int]:
     return found
 
 
+@pytest.fixture(scope="session")
+def fonts() -> None:
+    """matplotlib opens its fonts with the first picture and keeps them."""
+    sample = Path(__file__).parent / "data" / "format1.labkit"
+    labkit.replay(sample).trace.timeline()._repr_png_()
+
+
 @pytest.fixture
 def leaves_nothing() -> Iterator[None]:
     """After the test no fd, thread or mapping is there that was not there before."""

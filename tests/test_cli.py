@@ -246,6 +246,18 @@ def test_replay_as_json() -> None:
     assert found["values"]["STATUS"] == abi.Status.ACKNOWLEDGE | abi.Status.DRIVER | abi.Status.DRIVER_OK
 
 
+def test_replay_writes_what_others_read(tmp_path: Path) -> None:
+    """A table and a trace of perfetto's, the same as a notebook gets, beside the story."""
+    result = run("replay", str(SAMPLE), "--csv", str(tmp_path / "a.csv"), "--perfetto", str(tmp_path / "a.pftrace"))
+    assert "replay of a recording" in result.stdout
+    recording = labkit.replay(SAMPLE)
+    recording.trace.csv(tmp_path / "b.csv")
+    recording.trace.perfetto(tmp_path / "b.pftrace")
+    for kind in ("csv", "pftrace"):
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+    assert "No such file" in fails(run("replay", str(SAMPLE), "--csv", str(tmp_path / "nowhere" / "a.csv")), 2)
+
+
 def test_replay_of_something_else(tmp_path: Path) -> None:
     """One line, and the exit code of a caller's error."""
     (tmp_path / "text").write_text("not this")

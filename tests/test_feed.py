@@ -245,6 +245,8 @@ def test_fields_are_told_in_words() -> None:
     owner = decode(1, 0, Kind.OWNER, Actor.VCPU0, 0, (Owner.NONE, Owner.VMM, 2, Cause.DRIVER_OK, 9))
     assert owner.values == {"before": "none", "after": "vmm", "rule": "R2", "cause": "DRIVER_OK", "fd": 9}
     assert str(owner) == "vcpu0     queue 0 owner none -> vmm because DRIVER_OK (R2)"
+    gone = decode(1, 0, Kind.OWNER, Actor.VCPU0, 0, (Owner.VMM, Owner.NONE, 10, Cause.PAUSE, 2**64 - 1))
+    assert gone["fd"] == -1  # there is none, and no number of twenty digits
     register = decode(1, 0, Kind.REGISTER, Actor.VCPU0, -1, (Register.STATUS, 1, 7, 1, 0))
     assert (register.queue, register["register"], register["value"]) == (None, "STATUS", "0x7")
     unknown = decode(1, 0, Kind.REGISTER, Actor.VCPU0, -1, (99, 1, 7, 1, 0))

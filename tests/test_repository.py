@@ -25,6 +25,7 @@ COMMITTED_FILE_MAX_BYTES = 1 << 20
 
 CONDA_ONLY = {"pip", "c-compiler", "make"}  # what a system has, or pyproject says in another place
 CONDA_NAMES = {"playwright": "playwright-python"}  # the plain name is another package there, without Python
+PIP_ONLY = {"perfetto"}  # an extra that environment.yml has by pip
 
 
 def pyproject() -> dict:
@@ -73,10 +74,14 @@ def test_conda_and_pip_users_get_the_same_ranges() -> None:
     expected = by_name(run_and_develop() + build)
 
     assert {name: str(plain[name].specifier) for name in plain.keys() - CONDA_ONLY} == {
-        CONDA_NAMES.get(name, name): str(requirement.specifier) for name, requirement in expected.items()
+        CONDA_NAMES.get(name, name): str(requirement.specifier)
+        for name, requirement in expected.items()
+        if name not in PIP_ONLY
     }
     assert python.removeprefix("python=") in SUPPORTED_PYTHONS
-    assert [entry for entry in environment["dependencies"] if isinstance(entry, dict)] == [{"pip": ["-e .[emulated]"]}]
+    assert [entry for entry in environment["dependencies"] if isinstance(entry, dict)] == [
+        {"pip": ["-e .[emulated,perfetto]"]}
+    ]
 
 
 @pytest.mark.parametrize("python", SUPPORTED_PYTHONS)
@@ -153,6 +158,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "owner": LEAVES | {"native", "threads"},
     "trace.gates": LEAVES,
     "trace": LEAVES,  # and so it works where there is no C core
+    "trace.perfetto": LEAVES | {"trace", "recording"},  # draws what the fold says
     "trace.feed": LEAVES | {"native"},
     "holds": LEAVES | {"native", "owner", "trace.gates"},
     "runstate": LEAVES | {"trace.feed"},
@@ -185,6 +191,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
+    "trace": frozenset({"trace.perfetto"}),
     "machine": frozenset({"saving", "museum", "widgets"}),
     "races": frozenset({"museum"}),  # a specimen's scenario by its name
     "": frozenset({"widgets", "course"}),
@@ -305,7 +312,19 @@ def test_the_import_table_has_no_cycle() -> None:
 
 def test_importing_labkit_is_light() -> None:
     """`import labkit` brings in no plotting, no tables, no widgets and no command line."""
-    heavy = ("pandas", "numpy", "matplotlib", "ipywidgets", "IPython", "click", "rich", "labkit.widgets", "labkit.cli")
+    heavy = (
+        "pandas",
+        "numpy",
+        "matplotlib",
+        "ipywidgets",
+        "IPython",
+        "click",
+        "rich",
+        "perfetto",
+        "google",
+        "labkit.widgets",
+        "labkit.cli",
+    )
     code = f"import sys, labkit; print(*[name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stderr

@@ -12,6 +12,7 @@ import labkit
 from labkit import cli, views
 from labkit.trace import Trace
 
+pytestmark = pytest.mark.usefixtures("fonts")
 CAUTION = "whose times say nothing about hardware"
 VCPUS = 2
 

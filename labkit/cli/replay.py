@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--at", "at_s", type=float, help="Seconds since the first event. Default: the end.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write all events as a table there.")
+@click.option("--perfetto", type=click.Path(path_type=Path), help="Write a trace for ui.perfetto.dev there.")
 @json_option
-def replay(file: Path, at_s: float | None, as_json: bool) -> None:
+def replay(file: Path, at_s: float | None, csv: Path | None, perfetto: Path | None, as_json: bool) -> None:
     """Show a recording that `vm.trace.save` has made: the machine, its state, and who owned its notifiers.
 
-    No CPU is needed, and no /dev/kvm.
+    No CPU is needed, and no /dev/kvm. --perfetto needs the extra labkit[perfetto].
     """
     import labkit
 
     recording = labkit.replay(file)
+    if csv is not None:
+        recording.trace.csv(csv)
+    if perfetto is not None:
+        recording.trace.perfetto(perfetto)
     if at_s is not None:
         recording.at(at_s)
     if as_json:

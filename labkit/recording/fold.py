@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from labkit.abi import NO_VECTOR, NUMBERS, AgentStatus, Command, Feature, Register
-from labkit.trace.events import BIRTH_COUNT, NO_INDEX, Actor, Broken, Frame, Kind, Owner, State
+from labkit.trace.events import BIRTH_COUNT, NO_FDS, NO_INDEX, Actor, Broken, Frame, Kind, Owner, State
 from labkit.trace.fields import DEVICE, INDICES, NONE, U16, U32, U64, Key, field, keys
 from labkit.trace.recorded import Facts, Record, Recorded, Values
 
 ISR_QUEUE, ISR_CONFIG = NUMBERS["ISR_QUEUE"], NUMBERS["ISR_CONFIG"]
 BAD_FEATURE = int(Feature.BAD_FEATURE)
 HALF = 1 << 15  # of the way round an index goes
-NO_FDS = 1 << 31  # a number this large is no fd: -1, modulo 2**64
 
 
 class Ledger:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from labkit import views
+from labkit.errors import UsageError
 from labkit.trace.events import Event, Kind
 from labkit.trace.recorded import Recorded
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+    from labkit.trace.kernel import KernelTrace
+    from labkit.trace.tracepoints import KernelEvent
 
 __all__ = ["Event", "Kind", "Trace"]
 
@@ -30,9 +34,18 @@ class Source(Protocol):
 class Trace:
     """The events of one machine, or of a recording of one. Watching changes nothing: a trace only reads."""
 
-    def __init__(self, source: Source, record: Callable[[], Recorded], cpu: str) -> None:
-        """`record` makes what `save` writes; `cpu` is the back end that ran the guest: events have times."""
-        self._source, self._record, self.cpu = source, record, cpu
+    def __init__(
+        self,
+        source: Source,
+        record: Callable[[], Recorded],
+        cpu: str,
+        threads: Callable[[], Mapping[int, str]] | None = None,
+    ) -> None:
+        """`record` makes what `save` writes; `cpu` is the back end that ran the guest: events have times.
+
+        `threads` says which threads the machine has now, by the kernel's number; None: it ran once.
+        """
+        self._source, self._record, self.cpu, self._threads = source, record, cpu, threads
 
     def mark(self) -> int:
         """The present position: pass it as `since` to see only what comes after."""
@@ -51,26 +64,87 @@ class Trace:
             if (not kinds or event.name in kinds) and (queue is None or event.queue == queue)
         ]
 
-    def frame(self, *kinds: str, queue: int | None = None, since: int = 0) -> pandas.DataFrame:
+    def frame(
+        self, *kinds: str, queue: int | None = None, since: int = 0, kernel: Sequence[KernelEvent] = ()
+    ) -> pandas.DataFrame:
         """The same as a DataFrame: seq, time_s from the first row, actor, event, queue, and one column a field.
 
-        `.attrs["cpu"]` says which back end ran the guest.
+        With what `kernel` watched, its tracepoints are rows among them, without `seq`, with a `host_cpu` and KVM's own
+        `text`. `.attrs["cpu"]` says which back end ran the guest.
         """
         from labkit.trace.frame import frame
 
-        return frame(self.events(*kinds, queue=queue, since=since), self.cpu)
+        return frame(self.events(*kinds, queue=queue, since=since), self.cpu, kernel)
 
-    def timeline(self, *, since: int = 0, until: int | None = None, queue: int | None = None) -> Figure:
+    def csv(
+        self,
+        path: str | os.PathLike[str],
+        *kinds: str,
+        queue: int | None = None,
+        since: int = 0,
+        kernel: Sequence[KernelEvent] = (),
+    ) -> None:
+        """The same as a file, with every number whole.
+
+        `pandas.read_csv(path)` is the frame again; where a column has numbers and words,
+        both are words then. UsageError: `path` cannot be written. HostError: the disk is full or fails.
+        """
+        from labkit.trace.frame import write
+
+        write(path, self.events(*kinds, queue=queue, since=since), kernel)
+
+    def perfetto(self, path: str | os.PathLike[str], *, kernel: Sequence[KernelEvent] = ()) -> None:
+        """Write a file for ui.perfetto.dev: a track for each thread and each queue, and for each thread in the kernel.
+
+        Times are CLOCK_MONOTONIC. `kernel` is what `kernel()` watched. UsageError: the extra `labkit[perfetto]` is not
+        installed, `path` cannot be written, or the caller is a device's own code. HostError: the disk is full or fails.
+        """
+        from labkit.trace.perfetto import write
+
+        write(path, self._record(), kernel)
+
+    def kernel(self, points: Sequence[str] | None = None) -> KernelTrace:
+        """Watch what KVM does for this machine: `with vm.trace.kernel() as kernel: ...`, or `start()` and `stop()`.
+
+        `points` are names of KVM's tracepoints, "kvm_pio" ...; None: those of kicks, exits and interrupts. Needs root
+        and tracefs (HostError if they are not there, with the mend). UsageError: a recording, or no machine of KVM's.
+        """
+        from labkit.trace.kernel import POINTS, KernelTrace
+
+        if self._threads is None:
+            raise UsageError("a recording runs no more: the kernel has nothing to tell of it")
+        if self.cpu != "kvm":
+            raise UsageError(f"this guest runs on the CPU {self.cpu!r}, of which KVM knows nothing: boot(cpu='kvm')")
+        return KernelTrace(self._threads, POINTS if points is None else points)
+
+    def timeline(
+        self,
+        *,
+        since: int = 0,
+        until: int | None = None,
+        queue: int | None = None,
+        seconds: tuple[float, float] | None = None,
+        width_in: float = 8.0,
+        fold: bool = False,
+    ) -> Figure:
         """A picture of the events after position `since`, up to `until` (None: all there are): who did what, when.
 
-        A lane for each thread and for the guest's steps, and a band for each queue (or the one given) in the colour of
-        its notifier's owner; the CPU above. A matplotlib Figure: `.savefig("kicks.png")`.
+        A lane for each thread and for the guest's steps, and a band for each queue (or the one given) that shows its
+        notifier's owner, and by which rule. Kicks are marked by the way they came; where they are too many to be told
+        apart, it is shown how many they are. The CPU stands above.
+        `seconds`: only from one time to another, since the first event. `width_in`: inches; 3.5 is a column of a paper.
+        `fold`: long waits in which nothing happens are folded, each to a strip that says how long it is.
+        A matplotlib Figure: `.savefig("kicks.pdf")`. UsageError: no such times, or no such width.
         """
-        from labkit.trace.timeline import timeline
+        from labkit.trace import drawing, folding, timeline
 
         events, lost = self._source.read()
-        title = views.cpu_note(self.cpu)
-        return timeline(events, title, lost=bool(lost), since=since, until=until, queue=queue)
+        shown = [event for event in events if event.seq > since and (until is None or event.seq <= until)]
+        within = timeline.window(events, shown, seconds)
+        lanes = timeline.lanes(events, within, since, until, queue, bool(lost))
+        span_s = (within.end_ns - within.start_ns) / 1e9
+        line = folding.Line(span_s, folding.folds(timeline.moments(lanes), span_s) if fold else ())
+        return drawing.draw(lanes, line, within.late_s, views.cpu_note(self.cpu), width_in)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a recording, for `labkit.replay(path)`: the events that are kept, and what registers and rings hold.

@@ -12,6 +12,7 @@ _N = header_numbers(Path(__file__).parent.parent / "native" / "decl" / "events.h
 
 NO_INDEX = _N["NO_INDEX"]
 BIRTH_COUNT = _N["BIRTH_COUNT"]
+NO_FDS = 1 << 31  # a number this large is no fd: -1, modulo 2**64
 
 
 class Kind(IntEnum):
@@ -270,6 +271,10 @@ def _ring_index(number: int) -> Value:
     return number if number < NO_INDEX else "-"
 
 
+def _fd(number: int) -> Value:
+    return number if number < NO_FDS else -1
+
+
 def _rule(number: int) -> Value:
     return f"R{number}"
 
@@ -295,17 +300,17 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.INTERRUPT: (("vector", _plain), ("way", _word(IrqWay))),
     Kind.REGISTER: (("register", _upper(Register)), ("width_bytes", _plain), ("value", _hex), ("write", _plain)),
     Kind.STATUS: (("before", status_text), ("after", status_text)),
-    Kind.ASSIGN: (("port", _hex), ("value", _plain), ("fd", _plain), ("errno", _plain)),
-    Kind.DEASSIGN: (("port", _hex), ("value", _plain), ("fd", _plain), ("errno", _plain)),
-    Kind.ATTACH: (("fd", _plain),),
-    Kind.DETACH: (("fd", _plain),),
+    Kind.ASSIGN: (("port", _hex), ("value", _plain), ("fd", _fd), ("errno", _plain)),
+    Kind.DEASSIGN: (("port", _hex), ("value", _plain), ("fd", _fd), ("errno", _plain)),
+    Kind.ATTACH: (("fd", _fd),),
+    Kind.DETACH: (("fd", _fd),),
     Kind.DRAIN: (("kicks", _plain), ("synthetic", _plain), ("forwarded", _plain)),
     Kind.OWNER: (
         ("before", _word(Owner)),
         ("after", _word(Owner)),
         ("rule", _rule),
         ("cause", _upper(Cause)),
-        ("fd", _plain),
+        ("fd", _fd),
     ),
     Kind.RUNSTATE: (("before", _word(State)), ("after", _word(State))),
     Kind.STEP: (("command", _upper(Command)), ("vcpu", _plain), ("arg0", _plain), ("arg1", _plain)),
@@ -322,9 +327,9 @@ FIELDS: dict[Kind, tuple[tuple[str, Reader], ...]] = {
     Kind.EXIT: (("exit_code", _plain),),
     Kind.DEVICE_RESET: (),
     Kind.ROLL_BACK: (("queues_undone", _plain), ("errno", _plain)),
-    Kind.CLOSE_FD: (("fd", _plain),),
-    Kind.FORWARD: (("value", _plain), ("width_bytes", _plain), ("fd", _plain)),
-    Kind.SIGNAL: (("fd", _plain),),
+    Kind.CLOSE_FD: (("fd", _fd),),
+    Kind.FORWARD: (("value", _plain), ("width_bytes", _plain), ("fd", _fd)),
+    Kind.SIGNAL: (("fd", _fd),),
     Kind.FAULT: (("call", _word(FaultCall)), ("errno", _plain)),
     Kind.BACKEND: (
         ("has_it", _plain),
