@@ -15,6 +15,7 @@ from labkit.trace.events import FaultCall, Kind, Run, State
 
 if TYPE_CHECKING:
     from labkit.board import Board
+    from labkit.races.stacks import Stood
 
 USED_NO_NOTIFY = NUMBERS["USED_NO_NOTIFY"]  # in used.flags
 FORWARDS = 1 << 15  # of the way round, an index goes forward
@@ -26,7 +27,7 @@ class Seen(NamedTuple):
     board: Board
     records: Sequence[tuple[int, ...]]  # seq, time_ns, kind, actor, queue, a, b, c, d, e
     outcome: int
-    stood: Mapping[str, str] = {}  # where each actor stood, if it did not come to its end
+    stood: Mapping[str, Stood] = {}  # where each actor stood, if it did not come to its end
 
 
 Check = Callable[[Seen], str]
@@ -193,7 +194,7 @@ def _no_deadlock(seen: Seen) -> str:
 
 
 def _where(seen: Seen) -> str:
-    return ", ".join(f"{actor} {where}" for actor, where in seen.stood.items())
+    return ", ".join(f"{actor} {at.where}" for actor, at in seen.stood.items())
 
 
 def _guest_lives(seen: Seen) -> str:
