@@ -8,8 +8,9 @@ from pages import ROOT, markdown, with_section
 
 from labkit import museum
 from labkit.museum import Result, steps
+from labkit.races import Invariant, invariants
 
-MUSEUM = ROOT / "docs" / "museum.md"
+MUSEUM, RACES = ROOT / "docs" / "museum.md", ROOT / "docs" / "races.md"
 HEADINGS = ("#", "specimen", "rule", "it breaks", "broken with", "holds without", "all orders?")
 
 
@@ -49,6 +50,13 @@ def step_list() -> str:
     rows = [[f"`{name}`", why] for name, why in steps.NOBODY_MISSES.items()]
     said = f"Steps: {counts}. All are missed but these, which change nothing that anybody can see:"
     return f"{said}\n\n{markdown(('left out', 'why nobody misses it'), rows)}"
+
+
+def invariant_table() -> str:
+    """Those of every scenario first."""
+    found = [one for one in vars(invariants).values() if isinstance(one, Invariant)]
+    rows = [[f"`{one.name}`", one.broken] for one in dict.fromkeys((*invariants.ALWAYS, *found))]
+    return markdown(("invariant", "what it means that it is broken"), rows)
 
 
 def page(results: Iterable[Result], text: str) -> str:

@@ -1,11 +1,12 @@
-"""Play the museum, print what came of it, and write the tables of docs/museum.md: `make museum`."""
+"""Play the museum, print what came of it, and write the tables of docs/museum.md and docs/races.md: `make museum`."""
 
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
-from collection import HEADINGS, MUSEUM, page, row
+from collection import HEADINGS, MUSEUM, RACES, invariant_table, page, row
+from pages import with_section
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +30,8 @@ def main() -> None:
     if wrong:
         sys.exit(f"these do not show what they say: {', '.join(wrong)}")
     MUSEUM.write_text(page(results, MUSEUM.read_text()))
-    print("wrote docs/museum.md")
+    RACES.write_text(with_section(RACES.read_text(), "invariants", invariant_table(), by="make museum"))
+    print("wrote docs/museum.md, and the invariants in docs/races.md")
 
 
 if __name__ == "__main__":

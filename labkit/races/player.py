@@ -18,6 +18,7 @@ from labkit.races.contracts import CONTRACTS
 from labkit.races.invariants import ALWAYS, Seen
 from labkit.races.scenario import Act, Scenario, Step
 from labkit.races.stacks import Stacks, Stood, text
+from labkit.races.stillness import Stillness
 from labkit.saving import take_up
 from labkit.trace import gates
 from labkit.trace.events import Actor
@@ -120,7 +121,7 @@ class Player:
         self._options = {"irq": "poll", "mutations": always, "cpu": cpu, **scenario.boot}
         self._programs = _programs_of(scenario)
         self._decisions = ffi.new("lk_decision[]", scenario.limit)
-        self._judges = (*ALWAYS, *scenario.invariants)
+        self._judges = tuple(dict.fromkeys((*ALWAYS, *scenario.invariants)))
         self._prepare()
 
     def _prepare(self) -> None:
@@ -217,12 +218,13 @@ class Player:
         self._rewind()
         self._give_programs()
         first = board.feed.position()
-        with self._something_left_out():
+        with self._something_left_out(), Stillness(board) as still:
             self._schedule(choice, main_steps=len(self.scenario.main))
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
         taken = self._taken()
         last = lib.lk_schedule_ended(self._gates)
-        seen = Seen(board, board.feed.records_between(first, last), outcome, self._stood(outcome))
+        records = board.feed.records_between(first, last)
+        seen = Seen(board, records, outcome, self._stood(outcome), still.stops, still.changed)
         broken = self._judge(seen)
         self._stained = outcome in ENDS_BADLY or self._left_undone(seen, broken)
         return Run(outcome, taken, broken, first, last)
