@@ -1,4 +1,4 @@
-"""Does guest memory change while the machine is paused? All of it is compared, from the end of a stop to the next start.
+"""Does guest memory change while the machine is paused? All of it is compared, from a stop's end to the next start.
 
 By content, page by page; a page that nobody has ever touched is zero. A byte that is written as it was is not seen.
 """
