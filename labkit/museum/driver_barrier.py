@@ -10,10 +10,10 @@ SPECIMEN = Specimen(
     number=27,
     name="driver-barrier",
     happened=(
-        "The mirror image of 26: the driver stores avail.idx and reads whether the device wants kicks, the device writes "
-        "that it does and reads avail.idx. Each needs its barrier between the two, or both see the old value, and a "
-        "kick is not made. QEMU had none; here it is the driver that has none, so that what it stores is seen a step "
-        "after it has looked. `labkit.races.litmus()` shows two threads of this machine do it."
+        "The mirror image of 26: the driver stores avail.idx and reads whether the device wants kicks, the device "
+        "writes that it does and reads avail.idx. Each needs its barrier between the two, or both see the old value, "
+        "and a kick is not made. QEMU had none; here it is the driver that has none, so that what it stores is seen a "
+        "step after it has looked. `labkit.races.litmus()` shows two threads of this machine do it."
     ),
     where="QEMU",
     commits=("92045d80ba",),
