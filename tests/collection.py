@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from pages import ROOT, markdown, with_section
 
@@ -12,11 +12,12 @@ from labkit.races import Invariant, invariants
 from labkit.virtio.notifier import REVISIONS
 
 MUSEUM, RACES = ROOT / "docs" / "museum.md", ROOT / "docs" / "races.md"
-HEADINGS = ("#", "specimen", "rule", "it breaks", "broken with", "holds without", "all orders?")
+HEADINGS = ("#", "specimen", "rule", "it breaks", "broken with", "holds without", "schedules searched", "all orders?")
+SECONDS = "seconds"  # the column that comes last on the page, and is another each time
 
 
 def row(result: Result) -> list[str]:
-    """One specimen, searched. Without times: a test holds the page against this."""
+    """One specimen, searched. Without seconds: a test holds the page against this."""
     specimen = result.specimen
     assert result.searched is not None
     broke = sum(f.times for f in result.searched.failures if f.invariant == specimen.invariant.name)
@@ -27,13 +28,26 @@ def row(result: Result) -> list[str]:
         specimen.invariant.name,
         f"{broke} of {result.schedules_with}",
         str(result.schedules_without) if result.holds_without else "no",
+        str(result.schedules_with + result.schedules_without),
         "yes" if result.complete else "no",
     ]
 
 
-def table(results: Iterable[Result]) -> str:
+def timed_row(result: Result) -> list[str]:
+    """The same with the seconds of both searches, which are those of one run."""
+    return [*row(result), f"{result.seconds:.2f}"]
+
+
+def without_seconds(line: str) -> str:
+    """A line of the page's table as `row` has it."""
+    return line.rpartition(" | ")[0] + " |"
+
+
+def table(results: Sequence[Result]) -> str:
     """All of them."""
-    return markdown(HEADINGS, map(row, results))
+    cpus = " and ".join(sorted({result.cpu for result in results}))
+    said = f"The seconds are those of one run, of both searches, on the {cpus} CPU; another run has others."
+    return f"{markdown((*HEADINGS, SECONDS), map(timed_row, results))}\n\n{said}"
 
 
 def stories() -> str:
@@ -60,7 +74,7 @@ def invariant_table() -> str:
     return markdown(("invariant", "what it means that it is broken"), rows)
 
 
-def page(results: Iterable[Result], text: str) -> str:
+def page(results: Sequence[Result], text: str) -> str:
     """The page with its sections written anew."""
     for name, made in (("museum", table(results)), ("stories", stories()), ("steps", step_list())):
         text = with_section(text, name, made, by="make museum")

@@ -1,7 +1,7 @@
 """Is every step of the rules missed when it is left out? A mutation that nobody catches is a defect of the lab.
 
-Of v6 and today each step is tried; of merged and 0.14 those of the rows that the revision before has otherwise. The rest
-is tried too with LABKIT_FUZZ=1, as `make fuzz` does.
+Of v6 and today each step is tried; of merged and 0.14 those of the rows that the revision before has otherwise. All of
+them are tried with LABKIT_FUZZ=1, as `make fuzz` does.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
-from collection import HEADINGS, MUSEUM, RACES, invariant_table, page, row
+from collection import HEADINGS, MUSEUM, RACES, SECONDS, invariant_table, page, timed_row
 from pages import with_section
 from rich.console import Console
 from rich.table import Table
@@ -13,13 +13,15 @@ from rich.table import Table
 from labkit import museum
 from labkit.museum import Result
 
+WIDTH = 150  # of the table, for a log that has no width of its own
+
 
 def show(results: list[Result]) -> None:
-    """The table with its times, which depend on the machine and so are on no page."""
-    shown = Table(*HEADINGS, "cpu", "seconds")
+    """The page's table, and on which CPU it was."""
+    shown = Table(*HEADINGS, SECONDS, "cpu")
     for result in results:
-        shown.add_row(*row(result), result.cpu, f"{result.seconds:.2f}")
-    Console().print(shown)
+        shown.add_row(*timed_row(result), result.cpu)
+    Console(width=max(Console().width, WIDTH)).print(shown)
 
 
 def main() -> None:
