@@ -101,8 +101,9 @@ check: install  ## lint, types and compiler warnings only
 	done; \
 	test -z "$$failed" && echo "lint: clean"
 
-fuzz: install  ## the fuzz tests with far more steps, a line for each part (about half an hour)
-	@LABKIT_FUZZ=1 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 --timeout=1800 tests/test_fuzz_*.py
+fuzz: install  ## the fuzz tests with far more steps, and the rules' steps in all revisions (about half an hour)
+	@LABKIT_FUZZ=1 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 --timeout=1800 tests/test_fuzz_*.py \
+		tests/test_every_step.py
 
 format: install  ## put Python and C into the house's layout
 	@$(BIN)/ruff check --quiet --select I --fix .

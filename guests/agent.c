@@ -152,11 +152,18 @@ static uint32_t publish(const context *self, const uint64_t *a, uint64_t *r)
     uint32_t refused = queue_ready(a[0]);
     if (refused)
         return refused;
+    if (a[1] > PUBLISH_END)
+        return AGENT_BAD_ARGUMENT;
     ring *q = &v->rings[a[0]];
     r[1] = (uint16_t)(q->added - q->avail->idx);
-    r[2] = ring_publish(q);
+    bool wanted = false;
+    if (a[1] == PUBLISH_BEGIN)
+        ring_publish_begin(q);
+    else
+        wanted = a[1] == PUBLISH_END ? ring_publish_end(q) : ring_publish(q);
     r[0] = q->avail->idx;
-    if (a[1] && r[2])
+    r[2] = wanted;
+    if (a[1] != PUBLISH_ONLY && wanted)
         virtio_kick(v, q->index);
     return AGENT_OK;
 }
@@ -354,6 +361,7 @@ static _Noreturn void go_alone(const context *self, uint32_t info)
 _Noreturn void guest_main(uint32_t vcpu, uint32_t vcpus, uint32_t info)
 {
     const context self = {vcpu, vcpus, (mailbox *)(GPA_MAILBOX + (uint64_t)vcpu * MAILBOX_STRIDE)};
+    ring_has_barrier = !option_is(command_line(info), "barrier", "none");
     for (;;) {
         uint32_t command = park();
         if (command == PARK_NOBODY)

@@ -25,7 +25,7 @@ from labkit.trace.recorded import Facts
 from labkit.virtio import catalogue
 from labkit.virtio.backends.link import LinkEnd
 from labkit.virtio.looks import MachineLook
-from labkit.virtio.mutations import Mutations
+from labkit.virtio.mutations import Mutations, driver_options
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
@@ -401,7 +401,9 @@ def boot(
     plan = Plan(
         model=model,
         image=image,
-        command_line=f"{os.fspath(kernel)} {cmdline}" if kernel is not None else cmdline,
+        command_line=f"{os.fspath(kernel)} {cmdline}"
+        if kernel is not None
+        else f"{cmdline} {driver_options(wrong)}".strip(),
         cpu=cpu,
         vcpus=vcpus,
         memory_mib=memory_mib,

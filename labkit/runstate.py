@@ -17,6 +17,7 @@ class RunState:
         self.state = State.PAUSED
         self._feed = feed
         self._listeners: list[Listener] = []
+        self.witness: Listener | None = None  # hears of a stop after all listeners, of a start before them
 
     @property
     def running(self) -> bool:
@@ -42,7 +43,11 @@ class RunState:
             return
         was_running, before = self.running, self.state
         self.state = state
+        changed, witness = self.running != was_running, self.witness
+        if changed and self.running and witness:
+            witness(True)
         self._feed.emit(Kind.RUNSTATE, -1, before, state)
-        if self.running != was_running:
-            for listener in self._listeners:
-                listener(self.running)
+        for listener in self._listeners if changed else ():
+            listener(self.running)
+        if changed and not self.running and witness:
+            witness(False)

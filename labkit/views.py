@@ -24,9 +24,15 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]
 def named(caption: str, values: Mapping[str, object]) -> str:
     """An HTML table of two columns, name and value."""
     body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>' for name, value in values.items()
+        f'<tr><th scope="row">{escape(name)}</th><td>{_with_lines(value)}</td></tr>' for name, value in values.items()
     )
     return f"<table><caption>{escape(caption)}</caption><tbody>{body}</tbody></table>"
+
+
+def _with_lines(value: object) -> str:
+    """One of several lines keeps them, and where they begin."""
+    said = escape(str(value))
+    return f'<pre style="margin: 0; text-align: left">{said}</pre>' if "\n" in said else said
 
 
 def fields(values: Mapping[str, object]) -> str:
@@ -37,4 +43,6 @@ def fields(values: Mapping[str, object]) -> str:
 def lines(caption: str, values: Mapping[str, object]) -> str:
     """The plain form of `named`: one aligned line each."""
     width = max(map(len, values), default=0)
-    return "\n".join([caption, *(f"  {name:<{width}}  {value}" for name, value in values.items())])
+    next_line = "\n" + " " * (width + 4)
+    said = {name: str(value).replace("\n", next_line) for name, value in values.items()}
+    return "\n".join([caption, *(f"  {name:<{width}}  {value}" for name, value in said.items())])

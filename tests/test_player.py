@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -9,14 +10,14 @@ from dataclasses import replace
 import pytest
 from orders import HAND_OVER, KICK_AND_STOP, LOST_KICK, PAUSE, REPLUG, TWO_VCPUS, left
 
-from labkit import UsageError
+from labkit import UsageError, museum
 from labkit import board as board_module
 from labkit import machine as machine_module
 from labkit.abi import Command, Fault
 from labkit.board import Board
 from labkit.errors import HostError
+from labkit.races import explore, replay, schedules
 from labkit.races import player as player_module
-from labkit.races import replay, schedules
 from labkit.races.player import Choice, Outcome, Player, Policy
 from labkit.races.scenario import Act, Scenario, Step, driver_ok
 
@@ -137,8 +138,8 @@ def test_a_deadlock_is_seen_and_not_suffered(cpu: str, monkeypatch: pytest.Monke
         assert {run.outcome for run in found} == {Outcome.DEADLOCK, Outcome.DONE}
         (broken,) = dead[0].broken
         assert broken.invariant == "no-deadlock"
-        assert "main waits for another to stop" in broken.seen
-        assert "vcpu0 waits for a lock" in broken.seen
+        assert "main waits for a vCPU to stop and has the big lock" in broken.seen
+        assert "vcpu0 waits for the big lock" in broken.seen
         assert player.play(Choice(plan=dead[0].actors)).outcome is Outcome.DEADLOCK
 
 
@@ -151,7 +152,42 @@ def test_who_comes_to_no_gate_is_told_of(cpu: str) -> None:
         run = player.play(Choice())
         assert run.outcome is Outcome.STUCK
         assert [(one.invariant, "vcpu0 runs" in one.seen) for one in run.broken] == [("ends", True)]
+        assert player.play(Choice()).outcome is Outcome.STUCK
         assert (first.state, player.vm.state) == ("closed", "running")
+
+
+def functions(stacks: str, actor: str) -> list[str]:
+    """In which ones it stood, the outermost first."""
+    lines = iter(stacks.splitlines())
+    assert any(line.startswith(f"{actor} ") for line in lines)
+    stack = itertools.takewhile(lambda line: line.startswith("  "), lines)
+    return [line.rpartition(" ")[2] for line in stack]
+
+
+def test_a_deadlock_has_the_stacks_of_both_sides(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions that have and want the lock, as they were while both still stood there."""
+    monkeypatch.setattr(board_module, "STOP_TIMEOUT_MS", 300)
+    deadlocks = replace(KICK_AND_STOP, main=(Act("stop", stop_under_the_lock),), invariants=())
+    (failure,) = explore(deadlocks, cpu=cpu).failures
+    main, vcpu = functions(failure.stacks, "main"), functions(failure.stacks, "vcpu0")
+    assert main == ["stop_under_the_lock", "_stop_vcpus"]
+    assert vcpu[-2:] == ["_serve_exit", "__enter__"]
+    assert functions(failure.stacks, "iothread") == []
+
+
+def test_a_specimen_that_deadlocks_has_both_stacks(cpu: str) -> None:
+    """Who holds the lock and waits is in Python, from the guest's access to the notifier that is stopped; who wants the
+    lock is in the core. The events are those before it.
+    """
+    specimen = museum.find("lock-and-wait")
+    played = replay(specimen.name, specimen.order, [specimen.name], cpu=cpu)
+    said = (played.stacks, repr(played), repr(museum.run(specimen.name, cpu, search=False)))
+    assert all("iothread waits for the big lock" in one for one in said)
+    assert all("vcpu0 waits for the iothread's handler to be done and has the big lock" in one for one in said)
+    assert functions(played.stacks, "iothread") == ["core"]
+    held = functions(played.stacks, "vcpu0")
+    assert held.index("_serve_exit") < held.index("write_config") < held.index("_stop") < held.index("detach")
+    assert [event.actor for event in played.events][-2:] == ["iothread", "iothread"]
 
 
 def test_what_does_not_end_is_ended(cpu: str) -> None:
@@ -159,7 +195,7 @@ def test_what_does_not_end_is_ended(cpu: str) -> None:
     with Player(replace(KICK_AND_STOP, limit=5), (), cpu) as player:
         run = player.play(Choice())
         assert run.outcome is Outcome.LIMIT
-        assert [one.invariant for one in run.broken] == ["ends"]
+        assert [one.invariant for one in run.broken] == ["no-busy-loop"]
         assert len(run.actors) == 5
         assert player.play(Choice()).actors == run.actors
 

@@ -205,6 +205,17 @@ def test_other_processes_find_the_same(processes: Executor, cpu: str) -> None:
         assert [one.times for one in there.failures] == [one.times for one in here.failures]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_stacks_come_from_other_processes(processes: Executor, cpu: str) -> None:
+    """A deadlock that was found there has the stacks of there."""
+    wrong = ["lock-and-wait"]
+    (here,), (there,) = (
+        explore(wrong[0], mutations=wrong, cpu=cpu, executor=one).failures for one in (None, processes)
+    )
+    assert there == here
+    assert "vcpu0 waits for the iothread's handler" in there.stacks and there.stacks.endswith(" detach")
+
+
 def test_what_cannot_go_elsewhere_is_refused(cpu: str) -> None:
     """Threads are what there is anyway, and a function without a name in a module stays here."""
     with ThreadPoolExecutor(1) as threads, pytest.raises(UsageError, match="executor=None"):

@@ -1,24 +1,27 @@
-"""Play the museum, print what came of it, and write the tables of docs/museum.md: `make museum`."""
+"""Play the museum, print what came of it, and write the tables of docs/museum.md and docs/races.md: `make museum`."""
 
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
-from collection import HEADINGS, MUSEUM, page, row
+from collection import HEADINGS, MUSEUM, RACES, SECONDS, invariant_table, page, timed_row
+from pages import with_section
 from rich.console import Console
 from rich.table import Table
 
 from labkit import museum
 from labkit.museum import Result
 
+WIDTH = 150  # of the table, for a log that has no width of its own
+
 
 def show(results: list[Result]) -> None:
-    """The table with its times, which depend on the machine and so are on no page."""
-    shown = Table(*HEADINGS, "cpu", "seconds")
+    """The page's table, and on which CPU it was."""
+    shown = Table(*HEADINGS, SECONDS, "cpu")
     for result in results:
-        shown.add_row(*row(result), result.cpu, f"{result.seconds:.2f}")
-    Console().print(shown)
+        shown.add_row(*timed_row(result), result.cpu)
+    Console(width=max(Console().width, WIDTH)).print(shown)
 
 
 def main() -> None:
@@ -29,7 +32,8 @@ def main() -> None:
     if wrong:
         sys.exit(f"these do not show what they say: {', '.join(wrong)}")
     MUSEUM.write_text(page(results, MUSEUM.read_text()))
-    print("wrote docs/museum.md")
+    RACES.write_text(with_section(RACES.read_text(), "invariants", invariant_table(), by="make museum"))
+    print("wrote docs/museum.md, and the invariants in docs/races.md")
 
 
 if __name__ == "__main__":

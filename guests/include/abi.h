@@ -108,7 +108,11 @@
 #define CMD_SET_STATUS 2   /* a0 value, as it is -> r0 STATUS read back */
 #define CMD_DRIVER_OK 3    /* a0 1: set, 0: clear, in the status as it stands -> r0 STATUS read back */
 #define CMD_ADD 4          /* a0 queue, a1 type, a2 sector, a3 bytes, a4 1: in an indirect table -> r0 head, r1 slot, r2 buffer gpa */
-#define CMD_PUBLISH 5      /* a0 queue, a1 1: and kick it, if the device wants that -> r0 avail.idx, r1 published, r2 1: the device wants a kick */
+#define CMD_PUBLISH 5      /* a0 queue, a1 PUBLISH_* -> r0 avail.idx, r1 published, r2 1: the device wants a kick */
+#define PUBLISH_ONLY 0
+#define PUBLISH_AND_KICK 1 /* if the device wants that */
+#define PUBLISH_BEGIN 2    /* of PUBLISH_AND_KICK: avail.idx is stored. With the option "barrier=none": the device's wish is read */
+#define PUBLISH_END 3      /* the wish is read, and the kick; with that option: avail.idx is stored, and the kick */
 #define CMD_KICK 6         /* a0 queue, a1 times -> r0 TSC ticks of all */
 #define CMD_WAIT 7         /* a0 queue, a1 completions, a2 TSC ticks -> r0 reaped, r1 head, r2 used.len, r3 status byte, r4 interrupts, r5 slot */
 #define CMD_REQUEST 8      /* a0 queue, a1 type, a2 sector, a3 bytes, a4 TSC ticks -> r0 status byte, r1 used.len, r2 TSC ticks, r3 interrupts */

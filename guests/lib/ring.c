@@ -95,16 +95,49 @@ void ring_add(ring *r, uint32_t slot, uint64_t sector)
     r->in_flight |= UINT64_C(1) << slot;
 }
 
+bool ring_has_barrier = true;
+
+static void store_index(ring *r)
+{
+    write_barrier(); /* descriptors and entries before the index that covers them */
+    r->avail->idx = r->added;
+    if (ring_has_barrier)
+        full_barrier(); /* the index before the look at what the device wants, or a kick is lost */
+}
+
+/* Does the device want a kick for what was added since? */
+static bool look(const ring *r)
+{
+    if (r->event_idx)
+        return (uint16_t)(r->added - *r->avail_event - 1) < (uint16_t)(r->added - r->published);
+    return !(r->used->flags & USED_NO_NOTIFY);
+}
+
 /* Moves avail.idx past everything added. True if the device wants a kick. */
 bool ring_publish(ring *r)
 {
-    uint16_t before = r->avail->idx;
-    write_barrier(); /* descriptors and entries before the index that covers them */
-    r->avail->idx = r->added;
-    full_barrier(); /* the index before the look at what the device wants, or a kick is lost */
-    if (r->event_idx)
-        return (uint16_t)(r->added - *r->avail_event - 1) < (uint16_t)(r->added - before);
-    return !(r->used->flags & USED_NO_NOTIFY);
+    r->published = r->avail->idx;
+    store_index(r);
+    return look(r);
+}
+
+/* Without the barrier a CPU may let the look pass the store; here it always does, for whoever wants to see what follows. */
+void ring_publish_begin(ring *r)
+{
+    r->published = r->avail->idx;
+    if (ring_has_barrier)
+        store_index(r);
+    else
+        r->wants_kick = look(r);
+}
+
+bool ring_publish_end(ring *r)
+{
+    if (ring_has_barrier)
+        r->wants_kick = look(r);
+    else
+        store_index(r);
+    return r->wants_kick;
 }
 
 /* Takes one used entry. A head that is no slot's, or not in flight, is the device's fault. */

@@ -38,6 +38,8 @@ typedef struct {
     uint16_t added;             /* avail entries filled; idx follows at publish */
     uint16_t last_used;         /* used entries reaped */
     bool event_idx;             /* EVENT_IDX accepted: the two words below count, the two flags do not */
+    uint16_t published;         /* avail.idx before the last publish */
+    bool wants_kick;            /* the device, when it was looked at for that */
     uint64_t in_flight;         /* a bit for each slot: added, not reaped */
     descriptor *desc;
     avail_ring *avail;
@@ -60,6 +62,9 @@ void ring_describe_buffers(ring *r, uint32_t slot, uint32_t out_bytes, uint32_t 
 void ring_indirect(ring *r, uint32_t slot); /* what was described, from now on in a table of its own */
 void ring_add(ring *r, uint32_t slot, uint64_t sector);
 bool ring_publish(ring *r);
+void ring_publish_begin(ring *r); /* the same in two steps, with a moment between them */
+bool ring_publish_end(ring *r);
+extern bool ring_has_barrier; /* between store and look. False: a driver that is wrong on purpose */
 enum reaped ring_reap(ring *r, completion *done);
 
 static inline bool ring_has_used(const ring *r)

@@ -85,6 +85,7 @@ def _after(result: Result) -> list[str]:
     ]
     if result.breaks:
         said.append(f"  {invariant.name}: {invariant.broken}")
+    said += [f"  {line}" for line in result.forced.stacks.splitlines()]
     if result.searched is not None and result.without is not None:
         shortest = next((f.schedule for f in result.searched.failures if f.invariant == invariant.name), "none")
         every = "every order" if result.without.complete else "some orders"

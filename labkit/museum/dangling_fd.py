@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from labkit.museum.specimen import Specimen
-from labkit.races.invariants import ENDS
+from labkit.races.invariants import NO_BUSY_LOOP
 from labkit.races.scenario import Scenario, added, driver_ok, kick
 from labkit.trace.events import Kind
 from labkit.virtio.mutations import Mutation, without_parts
@@ -59,6 +59,6 @@ SPECIMEN = Specimen(
         prepare=added,
         limit=60,
     ),
-    invariant=ENDS,
+    invariant=NO_BUSY_LOOP,
     schedule="v",
 )

@@ -28,8 +28,8 @@ SPECIMEN = Specimen(
         "woken, the driver saw nothing done, and went to sleep. `labkit.races.litmus()` shows two threads of this "
         "machine do it; here the device reads first."
     ),
-    where="QEMU",
-    commits=("a281ebc11a",),
+    where="QEMU, DPDK",
+    commits=("a281ebc11a", "DPDK 159793ac867b"),
     rule="ring",
     mutation=Mutation("device-barrier", core=lib.MUTATE_LOOKS_EARLY),
     scenario=Scenario(

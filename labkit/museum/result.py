@@ -79,7 +79,8 @@ class Result(NamedTuple):
         names = ("name", "cpu", "schedule", "broken", "found", "holds_without", "complete")
         counts = ("schedules_with", "schedules_without", "seconds")
         events = [repr(event) for event in self.forced.events]
-        return {name: getattr(self, name) for name in (*names, *counts)} | {"events": events}
+        stacks = self.forced.stacks.splitlines()
+        return {name: getattr(self, name) for name in (*names, *counts)} | {"events": events, "stacks": stacks}
 
     def _values(self) -> dict[str, object]:
         searched: dict[str, object] = {}
@@ -94,6 +95,7 @@ class Result(NamedTuple):
             "cpu": self.cpu,
             "order": self.schedule,
             "it breaks": ", ".join(self.broken) or "nothing",
+            **({"stacks": self.forced.stacks} if self.forced.stacks else {}),
             **searched,
         }
 

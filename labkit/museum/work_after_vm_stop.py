@@ -2,7 +2,7 @@
 
 from labkit.museum.specimen import Specimen
 from labkit.races.acts_rest import PAUSE
-from labkit.races.invariants import EVERY_KICK_IS_SERVED, REST_IS_REST
+from labkit.races.invariants import EVERY_KICK_IS_SERVED, MEMORY_STANDS_STILL, REST_IS_REST
 from labkit.races.scenario import Scenario, added, kick, publish
 from labkit.trace.events import Cause
 from labkit.virtio.mutations import Mutation, without_step_of
@@ -11,7 +11,7 @@ from labkit.virtio.table import Step
 KICK_AND_PAUSE = Scenario(
     name="kick-and-pause",
     story="The guest kicks and the machine pauses, and the iothread may be woken before, between and after.",
-    invariants=(REST_IS_REST, EVERY_KICK_IS_SERVED),
+    invariants=(MEMORY_STANDS_STILL, REST_IS_REST, EVERY_KICK_IS_SERVED),
     guest=(publish(), kick()),
     main=(PAUSE,),
     prepare=added,
@@ -28,6 +28,6 @@ SPECIMEN = Specimen(
     rule="R10",
     mutation=Mutation("work-after-vm-stop", rules=without_step_of(Cause.PAUSE, Step.STOP), late=True),
     scenario=KICK_AND_PAUSE,
-    invariant=REST_IS_REST,
+    invariant=MEMORY_STANDS_STILL,
     schedule="vx2 mx3 i",
 )

@@ -24,6 +24,7 @@ DECLARATIONS = (
 CALLED_BACK = """
 extern "Python+C" int lk_python_handle(void *python, unsigned queue);
 extern "Python+C" void lk_python_exit(void *python, lk_vcpu *vcpu);
+extern "Python" void lk_python_look(void *python);
 """  # what C calls of Python
 SOURCES = (
     *("feed", "machine", "dirty", "queue", "device", "blk", "net", "terminal", "pydevice"),

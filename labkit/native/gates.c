@@ -15,7 +15,8 @@ typedef struct {
     int place; /* PLACE_* */
     uint16_t kind;
     int32_t queue;
-    const int *wants; /* PLACE_LOCK: until this is `wanted` */
+    int what; /* PLACE_LOCK: WANTS_* */
+    const int *wants; /* until this is `wanted` */
     int wanted;
     int epoll_fd; /* PLACE_IDLE of a loop; -1 */
     int go; /* it was let go, and does not know yet */
@@ -29,7 +30,9 @@ typedef struct {
     const uint64_t *arguments;
     unsigned steps, next_step; /* in a schedule: how many there are, and are done */
     unsigned priority;
-    int stood, stood_kind; /* when the schedule ended; of PLACE_LOCK what it wanted the flag to be */
+    pthread_t thread; /* when it came to a gate last */
+    unsigned has; /* HAS_*, then */
+    lk_stood stood;
     pthread_cond_t moved;
 } actor_at;
 
@@ -42,6 +45,9 @@ struct lk_gates {
     uint32_t playing; /* actors that go as a schedule says */
     uint64_t points; /* kinds of event that are gates of a schedule */
     int active, outcome;
+    void (*look)(void *who); /* once the actors stand where they will not go on, and before they do */
+    void *looks;
+    uint64_t ended; /* events in the feed when the last schedule did */
     unsigned last; /* who went last */
     const uint8_t *plan;
     unsigned planned, limit, changes, length, decisions;
@@ -50,16 +56,16 @@ struct lk_gates {
     lk_decision record[GATES_DECISIONS_MAX];
 };
 
-static __thread int locks; /* that this thread has */
+static __thread unsigned locks; /* that this thread has: HAS_* */
 
 lk_gates *lk_gates_of(lk_machine *machine)
 {
     return machine->gates;
 }
 
-void gates_locked(int by)
+void gates_locked(unsigned lock, int is)
 {
-    locks += by;
+    locks = is ? locks | lock : locks & ~lock;
 }
 
 static void condition(pthread_cond_t *made)
@@ -210,12 +216,17 @@ static unsigned by_policy(lk_gates *gates, uint32_t enabled)
 
 static void finish(lk_gates *gates, int outcome)
 {
+    if (gates->active && gates->look && (outcome == SCHEDULE_DEADLOCK || outcome == SCHEDULE_STUCK))
+        gates->look(gates->looks);
     gates->active = 0;
+    gates->ended = lk_feed_next(gates->machine->feed);
     gates->outcome = outcome;
     for (unsigned i = 0; i < GATES_ACTORS; i++) {
         actor_at *actor = &gates->actors[i];
-        actor->stood = actor->place;
-        actor->stood_kind = actor->place == PLACE_LOCK ? actor->wanted : actor->kind;
+        actor->stood = (lk_stood){.place = actor->place,
+                                  .kind = actor->place == PLACE_LOCK ? actor->what : actor->kind,
+                                  .has = actor->place == PLACE_AWAY ? 0 : actor->has,
+                                  .thread = (uint64_t)actor->thread};
         pthread_cond_broadcast(&actor->moved);
     }
     pthread_cond_broadcast(&gates->changed);
@@ -284,10 +295,18 @@ static void note(lk_gates *gates)
         gates->record[gates->decisions - 1].did = gates->did;
 }
 
+/* In its own thread. */
+static void stand(actor_at *actor, int place)
+{
+    actor->place = place;
+    actor->thread = pthread_self();
+    actor->has = locks;
+}
+
 /* It has come to a gate, and stays there until it is let go. The mutex is held. */
 static void arrive(lk_gates *gates, actor_at *actor, int place)
 {
-    actor->place = place;
+    stand(actor, place);
     note(gates);
     decide(gates);
     while (gates->active && !actor->go)
@@ -311,7 +330,7 @@ static int in_a_schedule(const lk_gates *gates, const actor_at *actor)
 static void hold(lk_gates *gates, actor_at *actor)
 {
     actor->held = 1;
-    actor->has_lock = locks > 0;
+    actor->has_lock = locks != 0;
     pthread_cond_broadcast(&gates->changed);
     while (actor->held && !gates->open)
         pthread_cond_wait(&actor->moved, &gates->mutex);
@@ -337,7 +356,7 @@ void gates_pass(lk_gates *gates, uint16_t kind, int32_t queue)
     pthread_mutex_unlock(&gates->mutex);
 }
 
-void gates_want(lk_gates *gates, const int *flag, int wanted)
+void gates_want(lk_gates *gates, int what, const int *flag, int wanted)
 {
     unsigned me = lk_actor();
     if (me == ACTOR_HOST || me >= GATES_ACTORS)
@@ -346,6 +365,7 @@ void gates_want(lk_gates *gates, const int *flag, int wanted)
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = &gates->actors[me];
     if (in_a_schedule(gates, actor)) {
+        actor->what = what;
         actor->wants = flag;
         actor->wanted = wanted;
         arrive(gates, actor, PLACE_LOCK);
@@ -361,7 +381,7 @@ int gates_idle(lk_gates *gates, int epoll_fd)
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = &gates->actors[me];
     while (gates->playing >> me & 1 && !went && !(actor->ends && !gates->active)) {
-        actor->place = PLACE_IDLE;
+        stand(actor, PLACE_IDLE);
         actor->epoll_fd = epoll_fd;
         pthread_cond_broadcast(&gates->changed);
         if (gates->active) {
@@ -385,7 +405,7 @@ void gates_parked(lk_gates *gates, lk_vcpu *vcpu)
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = at_vcpu(gates, vcpu);
     if (in_a_schedule(gates, actor) && actor->place == PLACE_AWAY && !lk_step_busy(vcpu)) {
-        actor->place = PLACE_IDLE;
+        stand(actor, PLACE_IDLE);
         note(gates);
         decide(gates);
     }
@@ -398,7 +418,7 @@ void gates_stopped(lk_gates *gates, const lk_vcpu *vcpu)
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = at_vcpu(gates, vcpu);
     if (in_a_schedule(gates, actor) && actor->place == PLACE_AWAY && !vcpu_may_run(vcpu)) {
-        actor->place = PLACE_STOPPED;
+        stand(actor, PLACE_STOPPED);
         note(gates);
         decide(gates);
     }
@@ -427,6 +447,7 @@ void gates_enter(lk_gates *gates, const lk_vcpu *vcpu)
 {
     pthread_mutex_lock(&gates->mutex);
     actor_at *actor = at_vcpu(gates, vcpu);
+    actor->thread = pthread_self();
     if (in_a_schedule(gates, actor) && (actor->place == PLACE_GATE || actor->go)) {
         while (gates->active && !actor->go)
             pthread_cond_wait(&actor->moved, &gates->mutex);
@@ -644,7 +665,7 @@ int lk_schedule_next(lk_gates *gates, int timeout_ms)
     struct timespec until;
     pthread_mutex_lock(&gates->mutex);
     actor_at *me = &gates->actors[ACTOR_OWNER];
-    me->place = PLACE_IDLE;
+    stand(me, PLACE_IDLE);
     if (gates->active) {
         note(gates);
         decide(gates);
@@ -674,15 +695,30 @@ int lk_schedule_outcome(lk_gates *gates)
     return outcome;
 }
 
-/* Where an actor stood when the schedule ended: PLACE_*. */
-int lk_schedule_stood(lk_gates *gates, unsigned actor, int *kind)
+/* Events in the feed then. What has stood at a gate goes on and emits more. */
+uint64_t lk_schedule_ended(lk_gates *gates)
 {
     pthread_mutex_lock(&gates->mutex);
-    const actor_at *who = &gates->actors[actor % GATES_ACTORS];
-    *kind = who->stood_kind;
-    int place = who->stood;
+    uint64_t ended = gates->ended;
     pthread_mutex_unlock(&gates->mutex);
-    return place;
+    return ended;
+}
+
+void lk_schedule_stood(lk_gates *gates, unsigned actor, lk_stood *out)
+{
+    pthread_mutex_lock(&gates->mutex);
+    *out = gates->actors[actor % GATES_ACTORS].stood;
+    pthread_mutex_unlock(&gates->mutex);
+}
+
+/* `look` is called when a schedule ends in a deadlock, or somebody is stuck, while everybody still stands there. It must
+ * not ask the gates anything, for the mutex is held; no thread waits for that with the GIL. */
+void lk_schedule_look(lk_gates *gates, void (*look)(void *who), void *who)
+{
+    pthread_mutex_lock(&gates->mutex);
+    gates->look = look;
+    gates->looks = who;
+    pthread_mutex_unlock(&gates->mutex);
 }
 
 /* Who was let go, decision by decision. Returns how many decisions there were. */

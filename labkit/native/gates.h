@@ -7,8 +7,8 @@
 lk_gates *gates_new(lk_machine *machine);
 void gates_free(lk_gates *gates);
 void gates_pass(lk_gates *gates, uint16_t kind, int32_t queue); /* the calling actor has emitted an event */
-void gates_want(lk_gates *gates, const int *flag, int wanted); /* it waits for another, until *flag is that */
-void gates_locked(int by); /* the calling thread has taken a lock (1), or released it (-1) */
+void gates_want(lk_gates *gates, int what, const int *flag, int wanted); /* WANTS_*, until *flag is that */
+void gates_locked(unsigned lock, int is); /* HAS_*: the calling thread has taken it, or released it */
 void gates_vcpu(lk_gates *gates, unsigned index, lk_vcpu *vcpu); /* NULL: it goes */
 void gates_stopped(lk_gates *gates, const lk_vcpu *vcpu); /* it came out of the guest in the middle of a step */
 void gates_runs(lk_gates *gates, const lk_vcpu *vcpu, int loads); /* it is about to be let in; takes the mutex */

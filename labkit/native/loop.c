@@ -68,7 +68,7 @@ void lk_loop_free(lk_loop *loop)
         loop_wake(loop);
         gates_loop_ends(loop->machine->gates, loop->actor);
         if (load_relaxed(&loop->machine->guarded))
-            gates_want(loop->machine->gates, &loop->gone, 1);
+            gates_want(loop->machine->gates, WANTS_LOOP_GONE, &loop->gone, 1);
         pthread_join(loop->thread, NULL);
     }
     if (loop->machine->loop == loop)
@@ -139,7 +139,7 @@ static uint32_t wrong_with(const handler *entry)
 static void wait_for_handler(lk_loop *loop)
 {
     if (load_relaxed(&loop->machine->guarded)) {
-        gates_want(loop->machine->gates, &loop->handles, 0);
+        gates_want(loop->machine->gates, WANTS_HANDLER_DONE, &loop->handles, 0);
         return;
     }
     const struct timespec a_while = {.tv_nsec = 1000000};

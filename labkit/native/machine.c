@@ -80,16 +80,16 @@ int lk_memory_clear(lk_machine *machine)
 void lk_lock_take(lk_machine *machine)
 {
     if (__builtin_expect(load_relaxed(&machine->guarded), 0))
-        gates_want(machine->gates, &machine->lock->held, 0);
+        gates_want(machine->gates, WANTS_BIG_LOCK, &machine->lock->held, 0);
     pthread_mutex_lock(&machine->lock->mutex);
     machine->lock->holder = pthread_self();
     store_relaxed(&machine->lock->held, 1);
-    gates_locked(1);
+    gates_locked(HAS_BIG_LOCK, 1);
 }
 
 void lk_lock_release(lk_machine *machine)
 {
-    gates_locked(-1);
+    gates_locked(HAS_BIG_LOCK, 0);
     store_relaxed(&machine->lock->held, 0);
     pthread_mutex_unlock(&machine->lock->mutex);
 }

@@ -128,7 +128,7 @@ void lk_vcpu_load(lk_vcpu *vcpu, const lk_load *loads, unsigned count)
 int lk_vcpu_wait_stopped(lk_vcpu *vcpu, int timeout_ms)
 {
     if (load_relaxed(&vcpu->machine->guarded) && load_acquire(&vcpu->sync->busy) && !load_acquire(&vcpu->sync->stopped))
-        gates_want(vcpu->machine->gates, &vcpu->sync->stopped, 1);
+        gates_want(vcpu->machine->gates, WANTS_VCPU_OUT, &vcpu->sync->stopped, 1);
     pthread_mutex_lock(&vcpu->sync->mutex);
     int stopped = wait_for(vcpu->sync, &vcpu->sync->stopped, timeout_ms);
     pthread_mutex_unlock(&vcpu->sync->mutex);

@@ -17,15 +17,15 @@ struct lk_worker {
 static void lock(lk_worker *worker)
 {
     if (__builtin_expect(load_relaxed(&worker->front->machine->guarded), 0))
-        gates_want(worker->front->machine->gates, &worker->held, 0);
+        gates_want(worker->front->machine->gates, WANTS_BACKENDS_LOCK, &worker->held, 0);
     pthread_mutex_lock(&worker->lock);
     store_relaxed(&worker->held, 1);
-    gates_locked(1);
+    gates_locked(HAS_BACKENDS_LOCK, 1);
 }
 
 static void unlock(lk_worker *worker)
 {
-    gates_locked(-1);
+    gates_locked(HAS_BACKENDS_LOCK, 0);
     store_relaxed(&worker->held, 0);
     pthread_mutex_unlock(&worker->lock);
 }

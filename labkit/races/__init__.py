@@ -1,8 +1,9 @@
 """You are the scheduler: which orders of vCPU, iothread, backend and main thread are there, and what breaks in which?
 
 `scenario.py` says what is played and `invariants.py` what must hold; `player.py` plays one schedule on a real guest,
-`search.py` says which to play, `pool.py` who plays them, `schedules.py` how one is written down. `barriers.py` is about
-an order that no schedule decides: that of a CPU's own stores and loads.
+`search.py` says which to play, `pool.py` who plays them, `schedules.py` how one is written down. `stacks.py` says where
+threads stood in a deadlock. `barriers.py` is about an order that no schedule decides: that of a CPU's own stores and
+loads.
 """
 
 from __future__ import annotations
@@ -130,9 +131,10 @@ def replay(scenario: Scenario | str, schedule: str, mutations: Sequence[str] = (
     plan = schedules.decode(scenario, schedule)
     with Player(scenario, mutations, cpu) as player:
         run = player.play(Choice(plan=plan))
-        events = player.vm.trace.events(since=run.first_event)
+        events = [one for one in player.vm.trace.events(since=run.first_event) if one.seq <= run.last_event]
     broken = tuple(one.invariant for one in run.broken)
-    return Replay(scenario.name, schedules.encode(scenario, run.actors), broken, tuple(events))
+    stacks = next((one.stacks for one in run.broken), "")
+    return Replay(scenario.name, schedules.encode(scenario, run.actors), broken, tuple(events), stacks)
 
 
 def _scenario(which: Scenario | str) -> Scenario:
@@ -166,7 +168,7 @@ class _Found:
 
     def report(self) -> tuple[Failure, ...]:
         return tuple(
-            Failure(*broken, schedules.encode(self._scenario, actors), len(actors), times)
+            Failure(*broken[:3], schedules.encode(self._scenario, actors), len(actors), times, broken.stacks)
             for broken, actors, times in self.failures.values()
         )
 

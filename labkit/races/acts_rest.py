@@ -30,6 +30,11 @@ def _take_back(board: Board) -> None:
     board.take_back()
 
 
+def _pause_and_resume(board: Board) -> None:
+    board.pause()
+    board.resume()
+
+
 def _load_device(board: Board) -> None:
     """The device as it was when the scenario began; memory stays as it is."""
     with board.stopped():
@@ -42,6 +47,7 @@ def _load_device(board: Board) -> None:
 
 PAUSE = Act("pause", Board.pause)
 RESUME = Act("resume", Board.resume)
+PAUSE_AND_RESUME = Act("pause and resume", _pause_and_resume)
 RESET_DEVICE = Act("reset the device", _reset_device)
 HAND_OVER = Act("hand over", _hand_over)
 TAKE_BACK = Act("take back", _take_back)

@@ -12,7 +12,7 @@ from functools import cache, reduce
 from operator import or_
 from typing import TYPE_CHECKING, NamedTuple
 
-from labkit.abi import VCPUS_MAX, Command
+from labkit.abi import NUMBERS, VCPUS_MAX, Command
 from labkit.native import lib
 from labkit.trace.events import Actor, Kind
 
@@ -46,6 +46,7 @@ BY_STEP = {  # beside its events; any other step may touch anything
     **dict.fromkeys((Command.PUBLISH, Command.LOAD, Command.STORE), Touches.RING),
     **dict.fromkeys((Command.DRIVER_OK, Command.SET_STATUS, Command.BUS_MASTER), Touches(0)),
 }
+KICKS = ((NUMBERS["PUBLISH_AND_KICK"],), (NUMBERS["PUBLISH_END"],))  # a publish that may
 LOOPS = (Actor.IOTHREAD, Actor.BACKEND)
 
 
@@ -91,7 +92,7 @@ def _of_step(scenario: Scenario, decision: Decision) -> Touches:
     if decision.actor >= Actor.VCPU0:
         index = decision.actor - Actor.VCPU0
         step = scenario.steps[index][decision.kind]
-        kicks = step.command is Command.PUBLISH and step.arguments[1:] == (1,)
+        kicks = step.command is Command.PUBLISH and step.arguments[1:] in KICKS
         touched = BY_STEP.get(step.command, Touches.ALL) | (BY_STEP[Command.KICK] if kicks else 0)
         return touched | Touches(Touches.VCPU0 << index)
     return Touches.ALL if decision.actor == Actor.OWNER else Touches.WATCHED | Touches.EVENTFD

@@ -15,6 +15,7 @@ from labkit.trace.events import FaultCall, Kind, Run, State
 
 if TYPE_CHECKING:
     from labkit.board import Board
+    from labkit.races.stacks import Stood
 
 USED_NO_NOTIFY = NUMBERS["USED_NO_NOTIFY"]  # in used.flags
 FORWARDS = 1 << 15  # of the way round, an index goes forward
@@ -26,7 +27,9 @@ class Seen(NamedTuple):
     board: Board
     records: Sequence[tuple[int, ...]]  # seq, time_ns, kind, actor, queue, a, b, c, d, e
     outcome: int
-    stood: Mapping[str, str] = {}  # where each actor stood, if it did not come to its end
+    stood: Mapping[str, Stood] = {}  # where each actor stood, if it did not come to its end
+    stops: Sequence[int] = ()  # events in the feed when each stop of the machine was over
+    changed: Sequence[int] = ()  # where guest memory was written while the machine was paused, an address a page
 
 
 Check = Callable[[Seen], str]
@@ -110,21 +113,30 @@ def _no_registration_is_left(seen: Seen) -> str:
 def _rest_is_rest(seen: Seen) -> str:
     """No run of a queue after its device was reset or its machine stopped, until it starts anew.
 
-    But for that of the stop itself, which drains (R5).
+    But for that of the stop itself, which drains (R5), and waits for what a backend is at.
     """
-    stopped, drains = "", False
+    stopped, drains, over = "", False, 0
     for record in seen.records:
         if record[2] == Kind.QUEUE_NOTIFY:
             drains = record[5] == Run.DRAIN
         elif record[2] == Kind.RUNSTATE:
             stopped = "" if record[6] == State.RUNNING else "the machine was stopped"
+            over = next((stop for stop in seen.stops if stop >= record[0]), 0)
         elif record[2] == Kind.STATUS:
             stopped = (
                 "" if record[6] & Status.DRIVER_OK else stopped or ("the device was reset" if not record[6] else "")
             )
-        elif record[2] == Kind.REQUEST and stopped and not drains:
+        elif record[2] == Kind.REQUEST and stopped and not drains and record[0] > over:
             return f"queue {record[4]}: a request was served after {stopped}"
     return ""
+
+
+def _memory_stands_still(seen: Seen) -> str:
+    """All of it, from the end of a stop to the next start. For whom nobody loads or resets meanwhile."""
+    if not seen.changed or seen.outcome != lib.SCHEDULE_DONE:
+        return ""
+    more = f" and in {len(seen.changed) - 1} pages more" if seen.changed[1:] else ""
+    return f"guest memory was written while the machine was paused: at {seen.changed[0]:#x}{more}"
 
 
 def _fds_at_baseline(seen: Seen) -> str:
@@ -193,7 +205,7 @@ def _no_deadlock(seen: Seen) -> str:
 
 
 def _where(seen: Seen) -> str:
-    return ", ".join(f"{actor} {where}" for actor, where in seen.stood.items())
+    return ", ".join(f"{actor} {at.where}" for actor, at in seen.stood.items())
 
 
 def _guest_lives(seen: Seen) -> str:
@@ -201,9 +213,11 @@ def _guest_lives(seen: Seen) -> str:
     return str(crash).splitlines()[0] if crash is not None else ""
 
 
+def _no_busy_loop(seen: Seen) -> str:
+    return "they go on for ever" if seen.outcome == lib.SCHEDULE_LIMIT else ""
+
+
 def _ends(seen: Seen) -> str:
-    if seen.outcome == lib.SCHEDULE_LIMIT:
-        return "they go on for ever"
     return f"an actor came to no gate any more: {_where(seen)}" if seen.outcome == lib.SCHEDULE_STUCK else ""
 
 
@@ -227,6 +241,11 @@ NO_REGISTRATION_IS_LEFT = Invariant(
 REST_IS_REST = Invariant(
     "rest-is-rest", "Memory that the driver has back, or that is being saved, is written all the same.", _rest_is_rest
 )
+MEMORY_STANDS_STILL = Invariant(
+    "memory-stands-still-while-paused",
+    "What is saved or sent meanwhile is torn: the guest goes on there with a request half in its memory.",
+    _memory_stands_still,
+)
 FDS_AT_BASELINE = Invariant("fds-at-baseline", "Each start costs an fd, until there are none.", _fds_at_baseline)
 NO_CALL_IS_REFUSED = Invariant(
     "no-call-is-refused", "A program that trusts in the call ends there, and the guest with it.", _no_call_is_refused
@@ -237,6 +256,9 @@ STATUS_IS_THE_DRIVERS = Invariant(
     "status-is-the-drivers", "The device has stopped, and its driver does not know.", _status_is_the_drivers
 )
 NO_DEADLOCK = Invariant("no-deadlock", "The machine stands still, and so does whoever asks it something.", _no_deadlock)
-ENDS = Invariant("ends", "A thread burns a CPU with nothing to do.", _ends)
+NO_BUSY_LOOP = Invariant(
+    "no-busy-loop", "A thread burns a CPU with nothing to do, and the guest's vCPUs wait for it.", _no_busy_loop
+)
+ENDS = Invariant("ends", "Somebody never comes back, and whoever asks the machine something waits for ever.", _ends)
 GUEST_LIVES = Invariant("guest-lives", "There is no guest any more.", _guest_lives)
-ALWAYS = (NO_DEADLOCK, ENDS, GUEST_LIVES, USED_WITHIN_AVAIL)  # in every scenario
+ALWAYS = (NO_DEADLOCK, NO_BUSY_LOOP, ENDS, GUEST_LIVES, USED_WITHIN_AVAIL, MEMORY_STANDS_STILL)  # in every scenario

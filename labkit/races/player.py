@@ -17,6 +17,8 @@ from labkit.native import ffi, lib
 from labkit.races.contracts import CONTRACTS
 from labkit.races.invariants import ALWAYS, Seen
 from labkit.races.scenario import Act, Scenario, Step
+from labkit.races.stacks import Stacks, Stood, text
+from labkit.races.stillness import Stillness
 from labkit.saving import take_up
 from labkit.trace import gates
 from labkit.trace.events import Actor
@@ -71,11 +73,15 @@ class Decision(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """An invariant that does not hold: its name, what that means, what was seen."""
+    """An invariant that does not hold: its name, what that means, what was seen.
+
+    `stacks`: of a schedule that came to no end, where each actor stood, and in which functions, as lines.
+    """
 
     invariant: str
     meaning: str
     seen: str
+    stacks: str = ""
 
 
 class Run(NamedTuple):
@@ -115,11 +121,11 @@ class Player:
         self._options = {"irq": "poll", "mutations": always, "cpu": cpu, **scenario.boot}
         self._programs = _programs_of(scenario)
         self._decisions = ffi.new("lk_decision[]", scenario.limit)
-        self._judges = (*ALWAYS, *scenario.invariants)
+        self._judges = tuple(dict.fromkeys((*ALWAYS, *scenario.invariants)))
         self._prepare()
 
     def _prepare(self) -> None:
-        self._stained = False  # something was left undone, and rules that are whole again do not know of it
+        self._stained = False  # by what the last schedule has left: what it told can be read until the next is played
         device = self.scenario.device if isinstance(self.scenario.device, str) else self.scenario.device()
         self.vm: Machine = boot(device, **self._options)
         try:
@@ -127,6 +133,7 @@ class Player:
             self._snapshot = self.vm.snapshot()
             self._board: Board = self.vm._board
             self._gates = lib.lk_gates_of(self._board.memory.native)
+            self._stacks = Stacks(self._gates)
             self._watched(self._begin)
         except BaseException:
             self.close()
@@ -146,14 +153,14 @@ class Player:
         """From the scenario's moment. UsageError: the plan names an actor that cannot go, or a step of the main thread
         fails or does not return; then the machine is closed.
         """
+        if self._stained:
+            self.close()
+            self._prepare()
         try:
             run: Run = self._watched(lambda: self._play(choice))
         except BaseException:
             self.close()
             raise
-        if self._stained or run.outcome in ENDS_BADLY:
-            self.close()
-            self._prepare()
         if run.outcome is Outcome.WRONG:
             at = len(run.actors)
             raise UsageError(f"decision {at} of the schedule lets {choice.plan[at]} go, which cannot")
@@ -211,15 +218,20 @@ class Player:
         self._rewind()
         self._give_programs()
         first = board.feed.position()
-        with self._something_left_out():
+        with self._something_left_out(), Stillness(board) as still:
             self._schedule(choice, main_steps=len(self.scenario.main))
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
         taken = self._taken()
-        last = board.feed.position()
-        seen = Seen(board, board.feed.records_between(first, last), outcome, self._stood(outcome))
+        last = lib.lk_schedule_ended(self._gates)
+        records = board.feed.records_between(first, last)
+        seen = Seen(board, records, outcome, self._stood(outcome), still.stops, still.changed)
         broken = self._judge(seen)
-        self._stained = bool(self._late) and (bool(broken) or any(one.check(seen) for one in CONTRACTS))
+        self._stained = outcome in ENDS_BADLY or self._left_undone(seen, broken)
         return Run(outcome, taken, broken, first, last)
+
+    def _left_undone(self, seen: Seen, broken: Sequence[Broken]) -> bool:
+        """Rules that are whole again do not know of it."""
+        return bool(self._late) and (bool(broken) or any(one.check(seen) for one in CONTRACTS))
 
     @contextmanager
     def _something_left_out(self) -> Iterator[None]:
@@ -257,36 +269,23 @@ class Player:
         count = lib.lk_schedule_decisions(self._gates, self._decisions, len(self._decisions))
         return bytes(ffi.buffer(self._decisions)[: count * DECISION.size])
 
-    def _stood(self, outcome: Outcome) -> dict[str, str]:
+    def _stood(self, outcome: Outcome) -> dict[str, Stood]:
         """Where each actor was, if that says anything."""
-        if outcome is Outcome.DONE:
+        if outcome not in (Outcome.DEADLOCK, Outcome.STUCK):
             return {}
-        kind, found = ffi.new("int *"), {}
-        for actor in (actor for actor in range(lib.GATES_ACTORS) if self._actors >> actor & 1):
-            place = lib.lk_schedule_stood(self._gates, actor, kind)
-            found[gates.name_of(actor)] = _place(place, kind[0])
-        return found
+        actors = (actor for actor in range(lib.GATES_ACTORS) if self._actors >> actor & 1)
+        return {gates.name_of(actor): self._stacks.stood(actor) for actor in actors}
 
     def _judge(self, seen: Seen) -> tuple[Broken, ...]:
         """What did not come to an end goes on while it is looked at: then nothing else is asked."""
         judges = self._judges if seen.outcome == Outcome.DONE else ALWAYS
-        return tuple(Broken(one.name, one.broken, what) for one in judges if (what := one.check(seen)))
+        stacks = text(seen.stood)
+        return tuple(Broken(one.name, one.broken, what, stacks) for one in judges if (what := one.check(seen)))
 
     def _give_programs(self, of: int | None = None) -> None:
         for index, (commands, arguments, count) in self._programs.items():
             vcpu = self._board.cpu.vcpus[index].native
             lib.lk_schedule_vcpu(self._gates, vcpu, commands, arguments, count if of is None else of)
-
-
-def _place(place: int, kind: int) -> str:
-    """In words; `kind`: of the event it stands behind, or what it wants a flag to be."""
-    return {
-        lib.PLACE_AWAY: "runs",
-        lib.PLACE_GATE: f"stands behind {gates.gate_of(kind)}",
-        lib.PLACE_LOCK: "waits for another to stop" if kind else "waits for a lock",
-        lib.PLACE_IDLE: "is idle",
-        lib.PLACE_STOPPED: "is stopped",
-    }[place]
 
 
 def _programs_of(scenario: Scenario) -> dict[int, tuple[Any, Any, int]]:

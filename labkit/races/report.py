@@ -22,6 +22,7 @@ class Failure(NamedTuple):
     schedule: str
     decisions: int
     times: int  # how many of the schedules break it
+    stacks: str = ""  # who stood where, in which functions, if that schedule came to no end
 
 
 class Report(NamedTuple):
@@ -53,7 +54,10 @@ class Report(NamedTuple):
     def _values(self) -> dict[str, object]:
         what = "every order" if self.complete else "interrupted" if self.interrupted else "some orders"
         wrong = ", ".join(self.mutations) or "nothing"
-        found = {f.invariant: f"broken by {f.times}, first {f.schedule}: {f.seen}" for f in self.failures}
+        found: dict[str, object] = {}
+        for one in self.failures:
+            found[one.invariant] = f"broken by {one.times}, first {one.schedule}: {one.seen}"
+            found |= {f"{one.invariant}: stacks": one.stacks} if one.stacks else {}
         return {
             "scheduler": self.scheduler,
             "wrong on purpose": wrong,
@@ -76,10 +80,11 @@ class Replay(NamedTuple):
     schedule: str
     broken: tuple[str, ...]
     events: tuple[Event, ...]
+    stacks: str = ""  # as a Failure has them
 
     def __repr__(self) -> str:
         said = ", ".join(self.broken) or "all hold"
-        return "\n".join([f"{self.schedule}: {said}", *map(repr, self.events)])
+        return "\n".join([f"{self.schedule}: {said}", *map(repr, self.events), *self.stacks.splitlines()])
 
 
 def switches(actors: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from labkit.abi import SECTOR_BYTES, BlkType, Command
+from labkit.abi import NUMBERS, SECTOR_BYTES, BlkType, Command
 from labkit.board import Board
 from labkit.errors import UsageError
 from labkit.guest import Guest
@@ -125,7 +125,14 @@ def publish(queue: int = 0) -> Step:
 
 def publish_and_kick(queue: int = 0) -> Step:
     """And then kick, if the device wants it: what a driver does."""
-    return Step(Command.PUBLISH, (queue, 1))
+    return Step(Command.PUBLISH, (queue, NUMBERS["PUBLISH_AND_KICK"]))
+
+
+def publish_in_two(queue: int = 0) -> tuple[Step, Step]:
+    """The same as two steps: it stores avail.idx, and looks whether the device wants a kick. Its barrier is between."""
+    return Step(Command.PUBLISH, (queue, NUMBERS["PUBLISH_BEGIN"])), Step(
+        Command.PUBLISH, (queue, NUMBERS["PUBLISH_END"])
+    )
 
 
 def add(queue: int = 0) -> Step:

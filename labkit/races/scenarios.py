@@ -18,10 +18,11 @@ from labkit.races.contracts import (
     COMMAND_IS_WRITTEN,
     CONTRACTS,
     EVERY_REQUEST,
+    SIGNALLED_WHILE_UP,
     STATUS_STAYS,
     WHERE_KICKS_ARE,
 )
-from labkit.races.invariants import EVERY_KICK_IS_SERVED, NO_REGISTRATION_IS_LEFT, Invariant
+from labkit.races.invariants import EFFECTIVE, EVERY_KICK_IS_SERVED, NO_REGISTRATION_IS_LEFT, Invariant
 from labkit.races.scenario import Scenario, Step, added, driver_ok, kick, publish
 from labkit.trace.events import Cause
 
@@ -51,10 +52,16 @@ def _for(*causes: Cause | str) -> Callable[[Callable[[str], Scenario]], Callable
 
 
 def _scenario(
-    revision: str, name: str, story: str, *more: Invariant, boot: dict[str, Any] | None = None, **rest: Any
+    revision: str,
+    name: str,
+    story: str,
+    *more: Invariant,
+    boot: dict[str, Any] | None = None,
+    but_for: tuple[Invariant, ...] = (),
+    **rest: Any,
 ) -> Scenario:
     boot = {"revision": revision, **(boot or {})}
-    invariants = (*CONTRACTS, *SERVED, *more)
+    invariants = tuple(one for one in (*CONTRACTS, *SERVED, *more) if one not in but_for)
     return Scenario(f"{name}-{revision}".replace(".", "-"), story, invariants, boot=boot, **rest)
 
 
@@ -90,6 +97,7 @@ def out(port: int, width: int, value: int) -> Step:
 
 
 REQUEST = (publish(), kick())
+STARTS_LATER = ("merged", "0.14")  # what a backend gives back traps until something else starts the notifiers (R9)
 
 
 # -- R2, R3, R5 --------------------------------------------------------------------------------------------------------
@@ -256,6 +264,18 @@ def _without_bus_master(revision: str) -> Scenario:
 # -- R9 ----------------------------------------------------------------------------------------------------------------
 
 
+@_for(Cause.BACKEND_TAKES)
+def _status_again(revision: str) -> Scenario:
+    return _scenario(
+        revision,
+        "status-again",
+        "A backend takes the queue, and the driver writes its status once more.",
+        guest=(driver_ok(True),),
+        main=(acts.HAND_OVER,),
+        backend=True,
+    )
+
+
 @_for(Cause.GRAB, Cause.BACKEND_TAKES)
 def _hand_over(revision: str) -> Scenario:
     return _scenario(
@@ -279,17 +299,20 @@ def _take_back(revision: str) -> Scenario:
         begin=acts.is_lent,
         guest=REQUEST,
         main=(acts.TAKE_BACK,),
+        but_for=(SIGNALLED_WHILE_UP,) if revision in STARTS_LATER else (),
         backend=True,
     )
 
 
 @_for(Cause.GRAB, Cause.BACKEND_TAKES, Cause.BACKEND_GIVES, Cause.RELEASE)
 def _there_and_back(revision: str) -> Scenario:
+    later = revision in STARTS_LATER
     return _scenario(
         revision,
         "there-and-back",
-        "A backend takes the queue of an idle driver and gives it back.",
-        main=(acts.HAND_OVER, acts.TAKE_BACK),
+        "A backend takes the queue of an idle driver and gives it back, and the notifiers come to be started again.",
+        *((EFFECTIVE,) if later else ()),
+        main=(acts.HAND_OVER, acts.TAKE_BACK, *((acts.PAUSE_AND_RESUME,) if later else ())),
         backend=True,
     )
 

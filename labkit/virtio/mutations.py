@@ -18,7 +18,8 @@ T = TypeVar("T")
 class Mutation(NamedTuple):
     """`rules` changes the table; `engine`, `notifier` and `worker` are mixed into HostNotifiers, HostNotifier and
     Worker, and come first. `core`: MUTATE_* bits, for what the C core does. `late`: where schedules are played, the
-    rules are changed for as long as one lasts, and whole while its machine is made and rewound.
+    rules are changed for as long as one lasts, and whole while its machine is made and rewound. `driver`: an option of
+    the lab's guest, which is wrong then, and not the device.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Mutation(NamedTuple):
     worker: type | None = None
     core: int = 0
     late: bool = False
+    driver: str = ""
 
 
 Mutations = Sequence[Mutation]
@@ -47,6 +49,11 @@ def mutated(kind: type[T], mixed_in: Sequence[type | None]) -> type[T]:
 def core_bits(mutations: Mutations) -> int:
     """For lk_device.mutations."""
     return reduce(lambda bits, one: bits | one.core, mutations, 0)
+
+
+def driver_options(mutations: Mutations) -> str:
+    """For the guest's command line."""
+    return " ".join(one.driver for one in mutations if one.driver)
 
 
 # -- what most of them do to a table -----------------------------------------------------------------------------------

@@ -9,6 +9,17 @@
 #define PLACE_IDLE 3 /* nothing to do, until there is */
 #define PLACE_STOPPED 4 /* a vCPU out of the guest in the middle of a step, for the machine is stopped */
 
+/* what an actor waits for at PLACE_LOCK */
+#define WANTS_BIG_LOCK 1
+#define WANTS_BACKENDS_LOCK 2
+#define WANTS_VCPU_OUT 3
+#define WANTS_LOOP_GONE 4
+#define WANTS_HANDLER_DONE 5
+
+/* locks that it has, as bits */
+#define HAS_BIG_LOCK 1
+#define HAS_BACKENDS_LOCK 2
+
 /* who decides when a schedule has no more to say */
 #define POLICY_STAY 0   /* whoever went last, as long as it can; then the lowest number */
 #define POLICY_RANDOM 1
@@ -42,6 +53,14 @@ typedef struct {
     unsigned limit; /* decisions */
 } lk_plan;
 
+/* where an actor stood when a schedule ended */
+typedef struct {
+    int place; /* PLACE_* */
+    int kind; /* of the event it stood behind; of PLACE_LOCK: WANTS_* */
+    unsigned has; /* HAS_* */
+    uint64_t thread; /* as pthread_self names it, and Python; 0: not known */
+} lk_stood;
+
 lk_gates *lk_gates_of(lk_machine *machine);
 
 /* -- holds: what a person does */
@@ -60,5 +79,7 @@ int lk_schedule_begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps,
 void lk_schedule_end(lk_gates *gates, int outcome);
 int lk_schedule_next(lk_gates *gates, int timeout_ms);
 int lk_schedule_outcome(lk_gates *gates);
-int lk_schedule_stood(lk_gates *gates, unsigned actor, int *kind);
+uint64_t lk_schedule_ended(lk_gates *gates);
+void lk_schedule_stood(lk_gates *gates, unsigned actor, lk_stood *out);
+void lk_schedule_look(lk_gates *gates, void (*look)(void *who), void *who);
 unsigned lk_schedule_decisions(lk_gates *gates, lk_decision *out, unsigned most);
