@@ -19,7 +19,7 @@ from journal import ALL_WELL, GPA, WORD
 from labkit import abi, cli
 
 NUMBERS, SECTOR = abi.NUMBERS, abi.SECTOR_BYTES
-WAIT_S = 40.0
+WAIT_S = 100.0
 STORM = str(abi.GUEST_IMAGES / "storm.elf")
 # A kernel that cannot have ended before it moves: it writes its disk until the host has it stop.
 ENDLESS = ("--kernel", str(abi.GUEST_IMAGES / "journal.elf"), "--cmdline", "span=16", "--writable")

@@ -16,7 +16,7 @@ from labkit.trace.gates import ALSO, NAMES, kind_of, mask
 
 Boot = Callable[..., labkit.Machine]
 MUTATION = "lost-kick-at-deassign"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def asked(vm: labkit.Machine) -> None:
