@@ -73,18 +73,20 @@ NO_BROWSER = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,--no-browser)
 # -- checks -----------------------------------------------------------------------------------------------------------
 # Every part runs even if one before it failed; pytest's summary comes last and the exit status tells of all of them.
 # The notebooks run once on each CPU back end that is here, or on the one that $LABKIT_CPU names.
+# A process for each CPU: who has nothing left to do takes tests of another, but a notebook stays with one.
 BACK_ENDS = cd tests && ../$(BIN)/python -c "import backends; print(*backends.back_ends())"
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tools/nbval.cfg --timeout=120
+SPREAD := -n logical --maxprocesses=4
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with tools/nbval.cfg --timeout=300
 test: install  ## every check: lint, types, unit and guest tests, notebooks
 	@failed=; \
 	$(MAKE) --no-print-directory check || failed="$$failed lint"; \
-	$(BIN)/python -m pytest || failed="$$failed tests"; \
+	$(BIN)/python -m pytest $(SPREAD) --dist worksteal || failed="$$failed tests"; \
 	test -z "$$failed" || echo "FAILED before the notebooks:$$failed"; \
 	back_ends="$$($(BACK_ENDS))" || failed="$$failed notebooks"; \
 	test -n "$$back_ends" || echo "notebooks: SKIPPED, they boot guests and no CPU is here to run them: labkit doctor"; \
 	for cpu in $$back_ends; do \
 		echo "notebooks, cpu $$cpu"; \
-		LABKIT_CPU=$$cpu $(BIN)/python -m pytest $(NBVAL) $(NOTEBOOKS) || failed="$$failed notebooks-$$cpu"; \
+		LABKIT_CPU=$$cpu $(BIN)/python -m pytest $(SPREAD) --dist loadfile $(NBVAL) $(NOTEBOOKS) || failed="$$failed notebooks-$$cpu"; \
 	done; \
 	test -z "$$failed"
 

@@ -44,7 +44,7 @@ class Card:
         self.device: Any = ffi.gc(lib.lk_device_new(self.memory.native, lib.DEVICE_NET), lib.lk_device_free)
         near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         near.setblocking(False)
-        self.far.settimeout(20)
+        self.far.settimeout(60)
         self.cable = Cable(near.detach(), "test", is_socket=True)
         self.model = Net(MAC, self.cable if cable else None, capture)
         self.model.attach(self.device)

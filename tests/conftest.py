@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test that boots a machine by `boot` on each back end, unless it is about one of them."""
     if "cpu" in metafunc.fixturenames:
         marks = {mark.name for mark in metafunc.definition.iter_markers()} & {"kvm", "emulated"}
-        metafunc.parametrize("cpu", [*marks] or back_ends() or ("none",), indirect=True)
+        metafunc.parametrize("cpu", sorted(marks) or back_ends() or ("none",), indirect=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

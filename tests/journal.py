@@ -62,12 +62,12 @@ def read_table(memory: bytes | Reader) -> Table:
     return Table(word("STATE"), span, word("SUBMITTED"), word("ACKED"), word("VERIFIED"), acked)
 
 
-def wait_for_writes(vm: Machine, count: int, timeout_s: float = 30.0) -> Table:
+def wait_for_writes(vm: Machine, count: int, timeout_s: float = 60.0) -> Table:
     """Let the guest run until so many writes are acknowledged. AssertionError: it did not get there."""
     return wait_for_writes_in(vm.memory.read, count, timeout_s)
 
 
-def wait_for_writes_in(read: Reader, count: int, timeout_s: float = 30.0) -> Table:
+def wait_for_writes_in(read: Reader, count: int, timeout_s: float = 60.0) -> Table:
     """The same for guest memory that somebody else's machine writes."""
     address, deadline = GPA + NUMBERS["JOURNAL_ACKED"], time.monotonic() + timeout_s
     while int.from_bytes(read(address, WORD), "little") < count:
@@ -76,7 +76,7 @@ def wait_for_writes_in(read: Reader, count: int, timeout_s: float = 30.0) -> Tab
     return read_table(read)
 
 
-def wait_until_up(vm: Machine, timeout_s: float = 30.0) -> None:
+def wait_until_up(vm: Machine, timeout_s: float = 60.0) -> None:
     """Let the guest boot, as far as the line that says so. AssertionError: it did not get there."""
     deadline = time.monotonic() + timeout_s
     while "driver_ok_ticks" not in vm.console:

@@ -23,7 +23,7 @@ from labkit.dirty import Pages
 from labkit.migration import Progress, destination, source
 from labkit.trace.events import Gate
 
-WAIT_S = 30.0  # for whatever should come at once: a hang ends as a failure
+WAIT_S = 60.0  # for whatever should come at once: a hang ends as a failure
 WRITES_BEFORE = 48  # acknowledged when the move begins
 ROUNDS = 3
 SPAN = 16

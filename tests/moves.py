@@ -11,7 +11,7 @@ from labkit.migration.progress import Progress
 from labkit.saving import saved
 from labkit.trace.events import Gate
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 SOURCES = tuple(gate for gate in Gate if gate <= Gate.RUNS_HEARD)
 DESTINATIONS = tuple(gate for gate in Gate if gate >= Gate.ACCEPTED)
 

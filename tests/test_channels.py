@@ -28,7 +28,7 @@ from labkit.migration.channel import BACKLOG, Channel, Listener, connect
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
-LONG_S = 30.0  # longer than any test may take: who waits that long was not woken
+LONG_S = 120.0  # longer than any test may take: who waits that long was not woken
 SHORT_S = 0.05
 MUCH = 32 << 20  # more than any socket keeps
 KINDS = ("unix", "tcp", "tcp6", "tls")

@@ -241,7 +241,7 @@ def test_idx_under_load(boot: Boot, suppress: int, accepted: int) -> None:
     vm = boot("blk", bring_up=False, vcpus=2, revision="today")
     vm.proxy.device.suppress = suppress
     vm.guest.negotiate(features=accepted, driver_ok=True)
-    storm = vm.guest.storm(1000, depth=4, timeout_s=20)
+    storm = vm.guest.storm(1000, depth=4, timeout_s=60)
     assert (storm.requests, storm.errors) == (1000, 0)
 
 

@@ -29,7 +29,7 @@ def alphabet(chars: int) -> str:
 def spin(boot: Boot, line: str, **options: Any) -> tuple[Machine, dict[str, int]]:
     """Run the guest that spins to its end; what it reports."""
     vm = boot("console", kernel=labkit.guest_image("spin"), cmdline=line, **options)
-    assert vm.wait(timeout_s=50) == 1, vm.console
+    assert vm.wait(timeout_s=60) == 1, vm.console
     vm._board.owner.call(lambda: None)  # its end has been carried out: kicks nobody read yet are counted
     name, *pairs = vm.console.split()
     assert name == "spin"
@@ -280,7 +280,7 @@ def test_the_spinning_guest_says_what_it_lacks(boot: Boot) -> None:
     """On a device with one queue, or told nonsense: a line that says so, and another exit code."""
     for device, line, problem in (("blk", "", "no console"), ("console", "width=70000", "width")):
         vm = boot(device, kernel=labkit.guest_image("spin"), cmdline=line)
-        assert vm.wait(timeout_s=50) == 3
+        assert vm.wait(timeout_s=60) == 3
         assert vm.console == f"spin failed={problem}\n"
 
 

@@ -175,7 +175,7 @@ def test_frames_for_the_guest_are_told(boot: Boot) -> None:
     near, far = labkit.link()
     cable = near.plug()
     with closing(cable), socket.socket(fileno=os.dup(cable.fd)) as peer:
-        peer.settimeout(20)
+        peer.settimeout(60)
         vm = boot("net", kernel=labkit.guest_image("ping"), net=far, mac=MAC, cmdline="ip=10.0.2.15")
 
         def ask(_: Machine) -> None:

@@ -41,7 +41,7 @@ def whole_cpu(cpu: str, kvm_emulates: bool) -> None:
 def ends_with(boot: Boot, kernel: Path, **options: Any) -> int:
     """What the kernel wrote to the exit port."""
     vm = boot("null", kernel=kernel, **options)
-    code = vm.wait(timeout_s=20)
+    code = vm.wait(timeout_s=60)
     assert code is not None, f"it is at {vm.registers()['rip']:#x}"
     return code >> 1
 
@@ -136,7 +136,7 @@ guest_main:
     )
     vm = boot("null", kernel=kernel)
     with pytest.raises(GuestError, match="cannot be executed here"):
-        vm.wait(timeout_s=20)
+        vm.wait(timeout_s=60)
 
 
 # -- interrupts --------------------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_what_the_device_wrote_can_be_executed(boot: Boot, tmp_path: Path) -> No
     """Code that was executed, was written anew from outside, and is executed again after a reset, is the new code."""
     kernel = assemble(tmp_path, "guest_main:\n movb $1, %al\n jmp finish\n")
     vm = boot("null", kernel=kernel)
-    assert vm.wait(timeout_s=20) == 1 << 1 | 1
+    assert vm.wait(timeout_s=60) == 1 << 1 | 1
     image = vm._board.plan.image.segments[0]
     at = image.data.index(b"\xb0\x01")
     changed = image.data[:at] + b"\xb0\x05" + image.data[at + 2 :]
@@ -345,7 +345,7 @@ def test_what_the_device_wrote_can_be_executed(boot: Boot, tmp_path: Path) -> No
         image=vm._board.plan.image._replace(segments=(image._replace(data=changed), *vm._board.plan.image.segments[1:]))
     )
     vm.reset()
-    assert vm.wait(timeout_s=20) == 5 << 1 | 1
+    assert vm.wait(timeout_s=60) == 5 << 1 | 1
 
 
 # -- which back end ----------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ SABOTAGE = {
 }
 NOT_FUZZED: set[str] = set()  # devices whose chains are served by code that is not in the C core
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(much(300, 1200))]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(much(600, 1200))]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ Boot = Callable[..., Machine]
 BATCHES = 10
 TIMEOUT_S = 1500.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(much(120, 1800))]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(much(600, 1800))]
 each_revision = pytest.mark.parametrize("revision", REVISIONS)
 
 

@@ -28,7 +28,7 @@ TRANSFERS = much(200_000, 10_000_000)
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(much(120, 1800)),
+    pytest.mark.timeout(much(600, 1800)),
     pytest.mark.usefixtures("leaves_nothing"),
 ]
 

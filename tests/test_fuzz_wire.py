@@ -104,7 +104,7 @@ def named(seed: int, change: str) -> Iterator[None]:
 # -- looked at ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(much(120, 1800))
+@pytest.mark.timeout(much(600, 1800))
 def test_whatever_is_said_is_refused_or_fits(boot: Callable[..., Machine], sources: Any) -> None:
     """Frames, HELLO, pages and every part's state: a clear error or nothing to say against it."""
     standing = [boot(**kind) for _, kind in sources]
@@ -131,7 +131,7 @@ def _looked(said: bytes, board: Board) -> str:
 # -- played ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(much(120, 1800))
+@pytest.mark.timeout(much(600, 1800))
 def test_whatever_is_said_makes_a_whole_machine_or_none(sources: Any, cpu: str) -> None:
     """All the way: what arrives can be paused, looked at and reset; what does not leaves nothing behind."""
     came: collections.Counter[str] = collections.Counter()

@@ -81,7 +81,7 @@ def test_what_comes_back_is_at_power_on(boot: Boot, irq: str) -> None:
     assert vm.proxy.notify_base == NUMBERS["BAR0_FIRST"]
     assert not vm.trace.events("intx") or vm.trace.events("intx")[-1]["level"] == 0
     vm.guest.negotiate(driver_ok=True)
-    assert vm.guest.storm(50, depth=4, timeout_s=10).errors == 0
+    assert vm.guest.storm(50, depth=4, timeout_s=60).errors == 0
     assert vm.proxy.queues[0].notifier.owner == "vmm"
 
 
@@ -109,7 +109,7 @@ def test_pulled_out_under_load(boot: Boot, irq: str, ioeventfd: bool) -> None:
     assert vm.proxy.device.vq[0].requests == served
     vm.plug()
     vm.guest.negotiate(driver_ok=True)
-    assert vm.guest.storm(100, depth=4, timeout_s=10).errors == 0
+    assert vm.guest.storm(100, depth=4, timeout_s=60).errors == 0
 
 
 def test_the_disk_survives(boot: Boot) -> None:

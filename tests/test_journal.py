@@ -35,7 +35,7 @@ Boot = Callable[..., Machine]
 DISK_SECTORS = 64
 SPAN = 16
 WRITES = 100
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 END = re.compile(r"^journal acked=(\d+) verified=(\d+) errors=0$", re.MULTILINE)
 FAILED = re.compile(r"^journal failed=(\w+)(?: sector=(\d+) expected=(\d+) found=(\d+))?$", re.MULTILINE)
 

@@ -61,7 +61,7 @@ def assemble(tmp_path: Path) -> Assemble:
 def run(boot: Boot, kernel: Path, **options: object) -> Machine:
     """Boot it and wait for its end."""
     vm = boot("blk", kernel=kernel, **options)
-    vm.wait(timeout_s=20)
+    vm.wait(timeout_s=60)
     return vm
 
 
@@ -212,7 +212,7 @@ def test_a_kernel_that_crashes_says_where(boot: Boot, assemble: Assemble) -> Non
     """A triple fault in a kernel of one's own: GuestError from wait(), state "crashed"."""
     vm = boot("blk", kernel=assemble("ud2"))
     with pytest.raises(GuestError, match=r"rip=0x1000\w\w: triple fault"):
-        vm.wait(timeout_s=20)
+        vm.wait(timeout_s=60)
     assert vm.state == "crashed"
 
 
@@ -240,7 +240,7 @@ text:   .asciz "again"
     """),
     )
     vm.reset()
-    assert (vm.wait(timeout_s=20), vm.console) == (1, "again")
+    assert (vm.wait(timeout_s=60), vm.console) == (1, "again")
 
 
 def test_a_kernel_has_no_agent(boot: Boot, assemble: Assemble) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pytest
 import trustme
 from certificates import folder
 from moves import DESTINATIONS, SOURCES, WAIT_S, at, moved
+from pressing import interrupted
 from rulebook import Boot
 
 from labkit import HostError, LabkitError, Machine, UsageError
@@ -24,6 +24,7 @@ from labkit.migration.address import parse
 from labkit.migration.channel import Listener
 from labkit.migration.progress import Progress
 from labkit.migration.wire import HEAD, Kind, Wire
+from labkit.threads import happened
 from labkit.trace.events import Gate
 
 Listen = Callable[..., Any]
@@ -55,16 +56,6 @@ def vm(boot: Boot) -> Machine:
     machine = boot()
     machine.guest.write(3, SECTOR)
     return machine
-
-
-@contextlib.contextmanager
-def interrupted() -> Iterator[None]:
-    """A cell is interrupted while it waits."""
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    timer.join()
 
 
 # -- at each gate ------------------------------------------------------------------------------------------------------
@@ -154,12 +145,12 @@ def test_nobody_listens(vm: Machine, tmp_path: Path) -> None:
         dead.bind(str(tmp_path / "dead.sock"))
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        free = closed.getsockname()[1]
-    for address in (f"unix:{tmp_path}/none.sock", f"unix:{tmp_path}/dead.sock", f"tcp:{free}"):
-        with pytest.raises(HostError, match=r"nobody listens at .*: start `labkit receive .*` first") as failed:
-            vm.migrate(address)
-        assert failed.value.errno in (errno.ENOENT, errno.ECONNREFUSED)
-        runs_on(vm)
+        free = closed.getsockname()[1]  # of others too, as long as it is bound
+        for address in (f"unix:{tmp_path}/none.sock", f"unix:{tmp_path}/dead.sock", f"tcp:{free}"):
+            with pytest.raises(HostError, match=r"nobody listens at .*: start `labkit receive .*` first") as failed:
+                vm.migrate(address)
+            assert failed.value.errno in (errno.ENOENT, errno.ECONNREFUSED)
+            runs_on(vm)
 
 
 @pytest.fixture
@@ -264,7 +255,7 @@ def test_who_comes_with_nonsense_leaves_nothing(vm: Machine, listen: Listen) -> 
 
 def test_an_interrupted_cell_calls_it_back(vm: Machine, stranger: socket.socket) -> None:
     """Ctrl-C while the other side says nothing: the machine is not on its way any more, and runs."""
-    with interrupted():
+    with interrupted(happened):
         vm.migrate(f"unix:{stranger.getsockname()}", timeout_s=FOR_EVER_S)
     called_back(vm)
 
@@ -272,7 +263,7 @@ def test_an_interrupted_cell_calls_it_back(vm: Machine, stranger: socket.socket)
 def test_an_interrupted_cell_reaches_for_nobody(vm: Machine, tmp_path: Path) -> None:
     """The same while it is still being connected: somebody is there, and does not begin TLS."""
     authority = trustme.CA()
-    with socket.create_server(("127.0.0.1", 0)) as silent, interrupted():
+    with socket.create_server(("127.0.0.1", 0)) as silent, interrupted(happened):
         address = f"tcp:{silent.getsockname()[1]}"
         vm.migrate(address, tls=folder(tmp_path / "tls", authority, authority), timeout_s=FOR_EVER_S)
     called_back(vm)
@@ -288,11 +279,11 @@ def called_back(vm: Machine) -> None:
 def test_an_interrupted_cell_waits_for_no_machine(listen: Listen, cpu: str) -> None:  # noqa: ARG001 - one each
     """Ctrl-C ends the listening, too; the place is free again."""
     arrival = listen()
-    with interrupted():
+    with interrupted(happened):
         arrival.machine()
-    assert not os.path.exists(arrival.address.removeprefix("unix:"))
     with pytest.raises(HostError, match="interrupted"):
         arrival.machine(WAIT_S)
+    assert not os.path.exists(arrival.address.removeprefix("unix:"))
 
 
 def test_nobody_comes_in_time(listen: Listen, cpu: str) -> None:  # noqa: ARG001 - one each

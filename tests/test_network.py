@@ -51,7 +51,7 @@ class Peer:
     def __init__(self, end: LinkEnd) -> None:
         self._end = end.plug()
         self.socket = socket.socket(fileno=os.dup(self._end.fd))
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
 
     def send(self, frame: bytes) -> None:
         """One frame."""
@@ -127,7 +127,7 @@ def test_a_guest_pings_another(boot: Boot, tmp_path: Path, irq: str, ioeventfd: 
         ioeventfd=ioeventfd,
         cmdline=f"ping={HOST_IP} count=3 irq={irq} ip={GUEST_IP}",
     )
-    assert a.wait(timeout_s=30) == 1, a.console
+    assert a.wait(timeout_s=60) == 1, a.console
     assert a.console.count(" ticks=") == 3
     assert a.console.endswith("ping replies=3\n")
     b.pause()
@@ -148,7 +148,7 @@ def test_a_guest_pings_another(boot: Boot, tmp_path: Path, irq: str, ioeventfd: 
 def test_a_ping_that_nobody_answers_ends(boot: Boot) -> None:
     """A cable that leads nowhere: no ARP reply, and the guest says so and ends with 1."""
     vm = boot_ping(boot, cmdline=f"ping={HOST_IP} asks=2")
-    assert vm.wait(timeout_s=40) == 3
+    assert vm.wait(timeout_s=60) == 3
     assert "ping failed=arp" in vm.console
     assert vm.proxy.model.frames == Frames(0, 0, 2, 0, 0, 0)
 
@@ -166,7 +166,7 @@ def test_a_lost_reply_is_told(ends: tuple[Peer, LinkEnd], boot: Boot) -> None:
         if sequence != 1:
             message = echo(ECHO_REPLY, found.id, found.sequence, found.data)
             peer.send(ethernet(GUEST, HOST, IP, packet(HOST_IP, GUEST_IP, message)))
-    assert vm.wait(timeout_s=30) == 3
+    assert vm.wait(timeout_s=60) == 3
     assert "ping seq=1 lost" in vm.console
     assert vm.console.endswith("ping replies=2\n")
 
@@ -324,7 +324,7 @@ def test_a_machine_whose_peer_has_closed_goes_on(boot: Boot) -> None:
     first, second = labkit.link()
     boot_ping(boot, net=second, cmdline=f"ip={HOST_IP}").close()
     vm = boot_ping(boot, net=first, cmdline=f"ping={HOST_IP} asks=2")
-    assert vm.wait(timeout_s=40) == 3
+    assert vm.wait(timeout_s=60) == 3
     assert "ping failed=arp" in vm.console
     assert vm.proxy.model.frames.dropped_to_host == 2
 

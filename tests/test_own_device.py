@@ -621,5 +621,5 @@ def test_the_interpreter_ends_with_such_a_machine_open() -> None:
         machines = [labkit.boot(Echo(), ioeventfd=on) for on in (True, False)]
         print(*[vm.guest.exchange(b"hi", 2).decode() for vm in machines])
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "hi hi\n", "")

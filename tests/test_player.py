@@ -24,7 +24,7 @@ from labkit.races.scenario import Act, Scenario, Step, driver_ok
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 VARY = {"fd"}  # fields of events that are not the schedule's to say
 TIMES = 100
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def told(player: Player, choice: Choice) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,14 +33,14 @@ def children() -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(leaves_nothing: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001 - around this one
+def nothing_is_left(leaves_nothing: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001 - around this one
     """No process, no folder, and by the other fixture no fd."""
-    scratch, before = tmp_path / "scratch", children()
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    yield
-    assert children() - before == set()
-    assert list(scratch.iterdir()) == []
+    before = children()
+    with tempfile.TemporaryDirectory() as scratch:  # `tmp_path` with the path of a socket in it can be too long for one
+        monkeypatch.setattr(tempfile, "tempdir", scratch)
+        yield
+        assert children() - before == set()
+        assert os.listdir(scratch) == []
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def plain_environment() -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_the_core_runs_clean_under_sanitizers(tmp_path: Path) -> None:
     """With address and undefined-behaviour sanitizers built in, not one of these tests makes the core trespass."""
     preload, package = libasan(), tmp_path / "package"

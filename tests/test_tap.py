@@ -93,7 +93,7 @@ def test_the_host_pings_a_guest(in_namespace: InNamespace, boot: Boot, tmp_path:
     def ping() -> bytes:
         serving(boot, pcap=tmp_path / "tap.pcap", ioeventfd=ioeventfd)
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
-            raw.settimeout(20)
+            raw.settimeout(60)
             raw.connect((GUEST_IP, 0))
             raw.send(echo(ECHO_REQUEST, 0x4242, 5, b"from the host"))
             return raw.recv(4096)[20:]
@@ -122,7 +122,7 @@ def test_a_guest_pings_the_host(in_namespace: InNamespace, boot: Boot) -> None:
         options = f"ip={GUEST_IP} ping={HOST_IP} count=2"
         vm = boot("net", net=f"tap:{NAME}", kernel=labkit.guest_image("ping"), cmdline=options)
         bring_up(NAME)
-        assert vm.wait(timeout_s=30) == 1
+        assert vm.wait(timeout_s=60) == 1
         return vm.console
 
     assert in_namespace(ping).endswith("ping replies=2\n")

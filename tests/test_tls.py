@@ -22,7 +22,7 @@ from labkit.migration.channel import Listener, connect
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
-LONG_S = 30.0
+LONG_S = 120.0
 LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
 A_YEAR = datetime.timedelta(days=365)
 EMPTY_PEM = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"

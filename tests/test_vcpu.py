@@ -84,7 +84,7 @@ def test_state_that_cannot_be_loaded_is_one_crash(boot: Boot, cpu: str) -> None:
     lib.lk_vcpu_load(board.cpu.vcpus[0].native, bad, 1)
     vm.resume()
     with pytest.raises(GuestError, match=rf"vCPU 0 crashed at rip=0x.*: {cpu} refused"):
-        vm.wait(timeout_s=10)
+        vm.wait(timeout_s=60)
     board.owner.call(lambda: None)
     assert len(vm.trace.events("crash")) == 1
     vm.reset()

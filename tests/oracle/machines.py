@@ -17,7 +17,7 @@ from oracle.qemu import Qemu
 from oracle.scenarios import BAR0, FINISH, HOST_ACTS, RESIZE, RESIZED_BYTES, START, Scenario
 
 RUNS_OF_A_LOAD = 100  # it is under way when its queue has been run that often
-TIMEOUT_S = 15.0
+TIMEOUT_S = 60.0
 
 
 def _until(true: Callable[[], bool], what: str) -> None:

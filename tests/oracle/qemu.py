@@ -25,7 +25,7 @@ VERSION = "7.2"  # of the recording, and the one whose trace is understood
 FIRMWARE = "qboot.rom"  # boots in a tenth of a second and leaves PCI as it is: the guest is told where BAR0 goes
 AGENT = abi.GUEST_IMAGES / "agent.elf"
 TRACED = ("kvm_set_ioeventfd_pio", "virtio_set_status", "virtio_queue_notify", "runstate_set")
-TIMEOUT_S = 20.0  # for one answer of the guest or the monitor; all of them come in milliseconds
+TIMEOUT_S = 60.0  # for one answer of the guest or the monitor; all of them come in milliseconds
 READY = "ready"
 
 

@@ -16,7 +16,7 @@ from oracle.qmp import Qmp, QmpError
 Far = socket.socket
 GREETING: dict[str, dict[str, str]] = {"QMP": {}}
 DONE: dict[str, dict[str, str]] = {"return": {}}
-ENOUGH_S, AT_ONCE_S = 10.0, 0.01
+ENOUGH_S, AT_ONCE_S = 60.0, 0.01
 
 
 def say(far: Far, *messages: object) -> None:
