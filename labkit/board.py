@@ -29,7 +29,7 @@ from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
 from labkit.pc.ports import ConsolePort, ExitPort
 from labkit.recorder import Recorder
 from labkit.runstate import RunState
-from labkit.threads import BigLock, Thread
+from labkit.threads import BigLock, Thread, Visitors
 from labkit.trace.events import Actor, Cause, Crash, Kind, Run, State
 from labkit.trace.feed import Feed
 from labkit.virtio.backends.image import Image as Disk
@@ -41,6 +41,7 @@ from labkit.virtio.proxy import Proxy
 
 LAST_EVENTS = 10  # kept with a crash
 STOP_TIMEOUT_MS = 5000  # a vCPU comes out of the guest within a millisecond; this is for a machine gone wrong
+VISIT_TIMEOUT_S = 1.0  # whoever looks leaves within a slice of some milliseconds
 VIRTIO_SLOT = NUMBERS["VIRTIO_SLOT"]
 PORTS_SIZE, MMIO_SIZE = 1 << 16, 1 << 52
 
@@ -71,6 +72,8 @@ class Board:
         self.migration: Any = None  # on its way to another host
         self.like: Any = None  # what saving.py knows that memory is like, but for the pages that are dirty
         self.recorder = Recorder(self)
+        self.visitors = Visitors()
+        self.machine: Callable[[], Any] = _nobody  # a weak reference to what the user holds
         self._threads: list[Thread] = []
         self._undo: list[Callable[[], None]] = [plan.model.close]
         try:
@@ -92,7 +95,7 @@ class Board:
         undo.append(self.recorder.keep)
         self.runstate = RunState(self.feed)
         self._big_lock = BigLock(self.memory.native)
-        self.gates = Gates(self.memory.native, plan.vcpus)
+        self.gates = Gates(self.memory.native, plan.vcpus, self.visitors)
         self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus, intx=plan.intx)
         undo.append(self.cpu.close)
         self.dirty = DirtyPages(self.memory, self.cpu)
@@ -176,6 +179,7 @@ class Board:
             lib.lk_vcpu_ask(vcpu.native, lib.ASK_QUIT)
         for thread in self._threads:
             thread.join()
+        self.visitors.shut(VISIT_TIMEOUT_S)
         while self._undo:
             self._undo.pop()()
 
@@ -417,6 +421,10 @@ def _crash_text(cpu: str, reason: int, detail: int) -> str:
         Crash.REFUSED: f"{cpu} refused: {os.strerror(detail)}",
     }
     return said.get(reason, f"unknown exit of {cpu}: {detail:#x}")
+
+
+def _nobody() -> None:
+    """No machine holds the board yet."""
 
 
 class _NoCpu:
