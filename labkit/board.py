@@ -96,6 +96,7 @@ class Board:
         self.runstate = RunState(self.feed)
         self._big_lock = BigLock(self.memory.native)
         self.gates = Gates(self.memory.native, plan.vcpus, self.visitors)
+        self.gates.board = self
         self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus, intx=plan.intx)
         undo.append(self.cpu.close)
         self.dirty = DirtyPages(self.memory, self.cpu)
@@ -137,6 +138,7 @@ class Board:
             name=self.name,
             mutations=plan.mutations,
         )
+        self.proxy.belongs_to(self)
         self.runstate.listen(self._state_changed)
         self.proxy.notifiers.running = self.runstate.running
         self.plugged = True
@@ -245,10 +247,12 @@ class Board:
             self.proxy.remove()
         self.proxy.backend.close()
 
-    def plug(self) -> None:
-        """The same model into the same slot."""
+    def plug(self, ioeventfd: bool | None) -> None:
+        """The same model into the same slot, made with another property perhaps (R1)."""
         if self.plugged:
             raise UsageError("the device is in its slot: nothing to plug")
+        if ioeventfd is not None:
+            self.plan = self.plan._replace(ioeventfd=bool(ioeventfd))
         with self.locked():
             self._insert_device()
 

@@ -42,6 +42,7 @@ class Gates:
     def __init__(self, native_machine: Any, vcpus: int, visitors: Visitors) -> None:
         self._machine, self._vcpus, self._visitors = native_machine, vcpus, visitors
         self._armed: dict[int, int] = {}
+        self.board: Any = None  # whose they are
 
     @property
     def _native(self) -> Any:
@@ -161,6 +162,12 @@ class Gates:
             (name, "held behind " + held[name].gate if name in held else "to be held")
             for name in map(gates.name_of, sorted(self._armed))
         ]
+
+    def view(self) -> Any:
+        """Who is held, and buttons to hold, step and release, live in a cell."""
+        from labkit.widgets import part
+
+        return part(self.board, "gates")
 
     def _repr_html_(self) -> str:
         return views.table("gates", ("actor", "state"), [tuple(map(str, row)) for row in self._rows()])

@@ -17,6 +17,7 @@ Scene = dict[str, Any]
 
 PARTS = ("datapath", "proxy", "queues", "rings", "timeline", "events")
 EVENTS_MOST, RARE_LEAST = 40, 16  # in the list; so many rare ones stay in it however many others come
+CHANGES_MOST = 8  # of owners, for a page that has no kernel
 QUEUES_MOST = 8  # of a device with more the others are for nobody's eye
 RULES_OF = {Kind.ROLL_BACK: "R4", Kind.DRAIN: "R5", Kind.KICK_IGNORED: "R12"}  # events that belong to one rule
 CPUS = {"kvm": "KVM", "emulated": "emulated CPU"}
@@ -90,6 +91,7 @@ class Looker:
         listed = len(scene.get("events", ()))
         held = [{"actor": one.actor, "gate": one.gate, "queue": one.queue} for one in board.gates]
         return scene | {
+            "changes": [self._change(one) for one in reversed(tally.rare) if one.kind is Kind.OWNER][:CHANGES_MOST],
             "skipped": max(0, tally.new - listed),
             "held": [] if state is State.CLOSED else held,
             "armed": [] if state is State.CLOSED else board.gates.armed,
@@ -105,6 +107,9 @@ class Looker:
                 where = f"queue {one.queue}: " if one.queue is not None else "the machine: "
                 self.announce = f"{where}{text}{rule}"
                 return
+
+    def _change(self, one: Event) -> list[object]:
+        return [one.queue, said(one), rule_of(one)]
 
     def _listed(self, newest: Sequence[Event]) -> list[Scene]:
         """The newest events; rare ones among them are not driven out by a storm."""
@@ -157,7 +162,9 @@ def head(board: Any, state: State, forgotten: bool) -> Scene:
     """Which machine it is, and what is wrong with it."""
     facts = board.recorder.facts
     title = f"virtio-{facts.device} · {CPUS.get(facts.cpu, facts.cpu)} · rules {facts.revision}"
-    return {"name": facts.name, "title": title, "state": state.name.lower(), "note": note(board, state, forgotten)}
+    told = {"device": facts.device, "revision": facts.revision, "cpu": facts.cpu}
+    noted = note(board, state, forgotten)
+    return {"name": facts.name, "title": title, "facts": told, "state": state.name.lower(), "note": noted}
 
 
 def note(board: Any, state: State, forgotten: bool) -> str:
