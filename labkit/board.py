@@ -247,7 +247,7 @@ class Board:
             self.proxy.remove()
         self.proxy.backend.close()
 
-    def plug(self, ioeventfd: bool | None) -> None:
+    def plug(self, ioeventfd: bool | None = None) -> None:
         """The same model into the same slot, made with another property perhaps (R1)."""
         if self.plugged:
             raise UsageError("the device is in its slot: nothing to plug")

@@ -163,7 +163,10 @@ TABLE = (
         "step", "threads", "Step", 'vm.step("{actor}")', ("actor",),
         "Let who is held go to its next event.", HERE, "threads",
     ),
-    Action("release", "threads", "Release", 'vm.release("{actor}")', ("actor",), "Let it go, and hold it no more.", HERE, "threads"),
+    Action(
+        "release", "threads", "Release", 'vm.release("{actor}")', ("actor",),
+        "Let it go, and hold it no more.", HERE, "threads",
+    ),
 )  # fmt: skip
 ON_A_DISK = ("read", "storm")
 BY_A_DRIVER = ("bring_up", "kick", "kicks", "read", "storm", "ioeventfd_on", "ioeventfd_off")

@@ -10,9 +10,17 @@ from labkit.widgets.scene import Looker, Scene
 class Look(Protocol):
     """What a screen shows of one machine, or of one that is to come."""
 
-    scene: Scene
-    announce: str
-    over: bool
+    @property
+    def scene(self) -> Scene:
+        """What was seen last."""
+
+    @property
+    def announce(self) -> str:
+        """The newest change of owner or run state, in words; "" for none."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing will change any more."""
 
     @property
     def machine(self) -> Any:

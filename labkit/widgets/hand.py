@@ -168,7 +168,7 @@ class Hand:
         def stopped() -> bool:
             return self._stops != stops
 
-        whose = {"seq": request.seq, "page": request.page, "code": request.code}
+        whose: dict[str, Any] = {"seq": request.seq, "page": request.page, "code": request.code}
         if stopped():
             self._tell(**whose, waiting=-1, done=1, outcome="failed", text="not done: somebody said stop")
             return

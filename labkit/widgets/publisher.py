@@ -86,7 +86,8 @@ class Publisher:
     def _frames(self) -> bool:
         with self._lock:
             refs = list(self._screens)
-        return any([screen.frame() for ref in refs if (screen := ref()) is not None])
+        new = [screen.frame() for ref in refs if (screen := ref()) is not None]
+        return any(new)
 
 
 PUBLISHER = Publisher()

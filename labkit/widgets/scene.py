@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntFlag
 from typing import Any
 
@@ -78,7 +78,7 @@ class Looker:
         queues = _shown(proxy.queues, self._queue)
         newest = tally.newest(120)
         scene = head(board, state, self.machine is None)
-        made = {
+        made: dict[str, Callable[[], object]] = {
             "datapath": lambda: datapath(board, tally.kick),
             "proxy": lambda: registers(proxy),
             "queues": lambda: [_queue(proxy, queue) for queue in queues],

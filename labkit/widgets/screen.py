@@ -1,4 +1,4 @@
-"""What does a cell hold when it shows a machine? One widget with one trait that a page draws, and a form without a page."""
+"""What does a cell hold that shows a machine? A widget with one trait that a page draws, and a form without a page."""
 
 from __future__ import annotations
 

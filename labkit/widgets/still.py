@@ -1,4 +1,4 @@
-"""What does a screen look like on a page without a kernel? Tables and text, with nothing in them that changes by chance."""
+"""What does a screen look like on a page without a kernel? Tables and text that no chance changes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _tables(machine: Scene) -> Iterator[str]:
         ]
         yield views.table(f"queues and notifiers of {machine['name']}", headings, rows)
     if changes := machine.get("changes"):
-        headings = ("queue", "change", "rule")
-        yield views.table(f"who owned the notifiers of {machine['name']}, newest first", headings, changes)
+        caption = f"who owned the notifiers of {machine['name']}, newest first"
+        yield views.table(caption, ("queue", "change", "rule"), changes)
 
 
 def plain(scene: Scene) -> str:

@@ -49,7 +49,9 @@ class Owners:
         return changes[0].before if changes else NOT_KNOWN if self._missed else "none"
 
 
-def timeline(tally: Tally, owners: Owners, newest: Sequence[Event], queues: Sequence[int], vcpus: int) -> dict[str, Any]:
+def timeline(
+    tally: Tally, owners: Owners, newest: Sequence[Event], queues: Sequence[int], vcpus: int
+) -> dict[str, Any]:
     """Lanes, owners and what each column is. It ends at the last event: nothing moves while nothing happens."""
     places = lanes(vcpus)
     end_ns = max((one.time_ns for one in newest), default=0)
