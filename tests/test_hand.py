@@ -201,7 +201,10 @@ def test_what_a_call_raises_is_told(shown: Shown) -> None:
     """Its type and its text; the next click is carried out as ever."""
     vm, screen = shown()
     vm.pause()
-    assert outcome(screen, "kick", queue=0) == ("failed", "UsageError: the machine is paused: no guest step can be done")
+    assert outcome(screen, "kick", queue=0) == (
+        "failed",
+        "UsageError: the machine is paused: no guest step can be done",
+    )
     assert outcome(screen, "resume") == ("done", "None")
 
 
