@@ -310,4 +310,4 @@ def test_a_close_ends_the_wait_of_another_thread(boot: Boot, waits: str) -> None
     began.wait()
     vm.close()
     waiting.join()
-    assert [str(error) for error in told] == ["the machine is closed"]
+    assert [str(error).startswith("the machine is closed") for error in told] == [True]
