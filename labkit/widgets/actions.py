@@ -140,10 +140,12 @@ TABLE = (
         "To another machine in this process, shown beside this one.", RUNS, do=_migrate,
     ),
     Action(
-        "ioeventfd_on", "notifiers", "ioeventfd on", _PLUG.format(True), (), _PLUG_HELP.format("with"), RUNS,
+        "ioeventfd_on", "notifiers", "ioeventfd on", _PLUG.format(True), (),
+        _PLUG_HELP.format("with"), RUNS, "guest",
     ),
     Action(
-        "ioeventfd_off", "notifiers", "ioeventfd off", _PLUG.format(False), (), _PLUG_HELP.format("without"), RUNS,
+        "ioeventfd_off", "notifiers", "ioeventfd off", _PLUG.format(False), (),
+        _PLUG_HELP.format("without"), RUNS, "guest",
     ),
     Action(
         "hand_over", "notifiers", "Hand over", "vm.hand_over()", (),

@@ -8,6 +8,7 @@ What holds and releases threads is done at once, and so is a stop.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from labkit.threads import Thread
 from labkit.widgets import actions
 from labkit.widgets.actions import Action, Case
 
+LINGER_S = 2.0  # how long the outcome of a request is not replaced by another's progress
 GRACE_S = 0.25  # how long a command of the host waits for a step of the guest that is under way
 WAITING_MOST = 1000  # more clicks than anybody makes: those beyond are refused, and told so
 PAGE_MOST = 40
@@ -82,6 +84,8 @@ class Asked(NamedTuple):
     code: str = ""
     outcome: str = ""
     text: str = ""
+    failed: int = 0
+    failure: str = ""  # the last that failed, whatever came after it
 
 
 class Hand:
@@ -99,7 +103,7 @@ class Hand:
         self._known = {action.id: action for action in known}
         self._lock = threading.Lock()
         self._order, self._guest, self._threads = Lane("labkit-hand"), Lane("labkit-steps"), Lane("labkit-holds")
-        self._stops = 0
+        self._stops, self._told_at = 0, 0.0
         self.asked = Asked()
 
     # -- what is asked -------------------------------------------------------------------------------------------------
@@ -172,7 +176,7 @@ class Hand:
         if stopped():
             self._tell(**whose, waiting=-1, done=1, outcome="failed", text="not done: somebody said stop")
             return
-        self._tell(**whose, outcome="running", text="")
+        self._tell(**whose, waiting=-1, outcome="running", text="")
         outcome, text = "done", ""
         try:
             if request.machine is None:
@@ -185,13 +189,19 @@ class Hand:
             outcome, text = "failed", f"{type(error).__name__}: {error}"
         except BaseException as error:  # noqa: BLE001 - it is told where it was asked for; nobody else would hear it
             outcome, text = "failed", f"{type(error).__name__}: {error}"
-        self._tell(**whose, waiting=-1, done=1, outcome=outcome, text=text)
+        self._tell(**whose, done=1, outcome=outcome, text=text)
 
     def _progress(self, whose: dict[str, Any], text: str) -> None:
-        self._tell(**whose, outcome="running", text=text)
+        """What came of another request meanwhile stands long enough to be read."""
+        mine = all(getattr(self.asked, name) == value for name, value in whose.items())
+        if mine or time.monotonic() > self._told_at + LINGER_S:
+            self._tell(**whose, outcome="running", text=text)
 
     def _tell(self, *, waiting: int = 0, done: int = 0, **more: Any) -> None:
         with self._lock:
             now = self.asked
+            if more.get("outcome") == "failed":
+                more |= {"failed": now.failed + 1, "failure": f"{more['code']} failed: {more['text']}".lstrip()}
             self.asked = now._replace(waiting=now.waiting + waiting, done=now.done + done, **more)
+            self._told_at = time.monotonic()
         self._changed()
