@@ -20,7 +20,7 @@ from labkit.errors import HostError, LabkitError
 from labkit.installation import BUILD_AGAIN, left_out, mend
 
 GUESTS = ("agent", "storm", "spin", "ping", "journal")  # the first is needed, the others have their uses
-OPTIONAL = {"pandas": "vm.trace.frame()", "matplotlib": "figures", "ipywidgets": "live views", "jupyterlab": "the lab"}
+OPTIONAL = {"pandas": "vm.trace.frame()", "matplotlib": "figures", "anywidget": "live views", "jupyterlab": "the lab"}
 PROBE_LOOPS = 20_000
 PROBE_INSTRUCTIONS = 2 * PROBE_LOOPS
 EMULATED_NS = 50.0  # an instruction on hardware takes about 0.3 ns, an emulated one some hundreds

@@ -32,9 +32,10 @@ class Looker:
 
     def __init__(self, board: Any, parts: Iterable[str] = PARTS, queue: int | None = None) -> None:
         self._board, self._parts, self._queue = board, tuple(parts), queue
-        self._tally = Tally(board.feed)
+        self._tally: Any = Tally(board.feed)
         self._owners = Owners()
         self.over = False  # the machine is closed, and nothing will change any more
+        self._machine = board.machine
         self._origin_ns = board.feed.born_ns
         self.scene: Scene = {}
         self.announce = ""
@@ -42,11 +43,13 @@ class Looker:
     @property
     def machine(self) -> Any:
         """What the user holds; None if nobody holds it any more."""
-        return self._board.machine()
+        return self._machine()
 
     def mark(self) -> object:
         """Something that differs when there is something new to see. Cheap."""
         board, keep = self._board, self.machine  # kept alive: its end would be the end of what is looked at
+        if self.over:
+            return "closed"
         try:
             with board.visitors:
                 self._tally.look()
@@ -58,14 +61,16 @@ class Looker:
 
     def look(self) -> Scene:
         """A new scene."""
-        keep = self.machine
+        board, keep = self._board, self.machine
+        if self.over:
+            return self.scene
         try:
-            with self._board.visitors:
+            with board.visitors:
                 self.scene = self._look()
         except UsageError:
-            if self._board.gone:  # what is left of it is a copy
-                self.scene = self._look()
-                self.over = True
+            if board.gone:  # what is left of it is a copy
+                self.scene, self.over = self._look(), True
+                self._board = self._tally = None
         del keep
         return self.scene
 

@@ -10,6 +10,7 @@ from labkit.trace.events import Event, Kind
 from labkit.trace.tally import COLUMN_NS, Tally, lane_of, lanes
 
 EVENTS_MOST = 120  # columns of one event each
+CHANGES_MOST = 512  # of one queue; no picture has as many
 NOT_KNOWN = "?"
 
 
@@ -36,14 +37,18 @@ class Owners:
         for one in rare:
             if one.kind is Kind.OWNER and one.seq > self._heard and one.queue is not None:
                 change = Change(one.seq, one.time_ns, str(one["before"]), str(one["after"]))
-                self._changes.setdefault(one.queue, []).append(change)
+                changes = self._changes.setdefault(one.queue, [])
+                changes.append(change)
+                del changes[:-CHANGES_MOST]
                 self._heard = one.seq
 
     def at(self, queue: int, *, seq: int | None = None, time_ns: int = 0) -> str:
         """The owner of a queue's notifier after event `seq`, or else at that time."""
         changes = self._changes.get(queue, [])
-        keys = [change.time_ns if seq is None else change.seq for change in changes]
-        place = bisect_right(keys, time_ns if seq is None else seq)
+        if seq is None:
+            place = bisect_right(changes, time_ns, key=lambda change: change.time_ns)
+        else:
+            place = bisect_right(changes, seq, key=lambda change: change.seq)
         if place:
             return changes[place - 1].after
         return changes[0].before if changes else NOT_KNOWN if self._missed else "none"
