@@ -23,7 +23,7 @@ GUESTS = ("agent", "storm", "spin", "ping", "journal")  # the first is needed, t
 OPTIONAL = {
     "pandas": "vm.trace.frame()",
     "matplotlib": "figures",
-    "ipywidgets": "live views",
+    "anywidget": "live views",
     "jupyterlab": "the lab",
     "perfetto": "vm.trace.perfetto()",
 }

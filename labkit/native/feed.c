@@ -111,3 +111,62 @@ uint32_t lk_feed_read(const lk_feed *feed, uint64_t *from, lk_event *out, uint32
     }
     return copied;
 }
+
+/* -- a summary, for who cannot look at each event ------------------------------------------------------------------------ */
+
+static unsigned lane_of(const lk_event *event)
+{
+    if (event->kind == EV_STEP || event->kind == EV_STEP_DONE)
+        return LANE_GUEST;
+    if (event->actor < ACTOR_VCPU0)
+        return LANE_THREADS + (event->actor & 3u);
+    return LANE_VCPU0 + (event->actor - ACTOR_VCPU0) % VCPUS_MAX;
+}
+
+/* Of a synthetic kick (R3) nobody is the maker, and a forwarded one was told when it was. */
+static int is_kick(const lk_event *event)
+{
+    if (event->kind == EV_KICK_EVENTFD || event->kind == EV_DRAIN)
+        return event->a > 0;
+    return event->kind == EV_KICK_TRAP || event->kind == EV_KICK_IGNORED || event->kind == EV_FORWARD;
+}
+
+/* Counts it by time and thread, and keeps the newest kick. 1: it is one of the rare. */
+int lk_tally_event(lk_tally *tally, const lk_event *event)
+{
+    uint64_t column = event->time_ns / tally->column_ns;
+    unsigned place = (unsigned)(column % TALLY_COLUMNS);
+    if (tally->columns[place] < column) {
+        tally->columns[place] = column;
+        memset(tally->counts[place], 0, sizeof tally->counts[place]);
+    }
+    if (tally->columns[place] == column)
+        tally->counts[place][lane_of(event)]++;
+    if (is_kick(event))
+        tally->kick = *event;
+    return (int)(tally->rare >> (event->kind & 63u) & 1);
+}
+
+/* The same for all from position *from on, where they stand; the rare ones are copied out. Stops when out[] is full, or at
+ * one that is still being written, and moves *from past the last. Returns how many are in out[]. */
+uint32_t lk_feed_tally(const lk_feed *feed, uint64_t *from, lk_tally *tally, lk_event *out, uint32_t most,
+                       uint64_t *lost)
+{
+    uint64_t next = lk_feed_next(feed), oldest = next > feed->mask + 1 ? next - feed->mask - 1 : 0;
+    uint32_t found = 0;
+    *lost = *from < oldest ? oldest - *from : 0;
+    *from += *lost;
+    for (; *from < next && found < most; (*from)++) {
+        const lk_event *event = &feed->ring[*from & feed->mask];
+        uint64_t before = load_acquire(&event->seq);
+        if (before < *from + 1)
+            break;
+        lk_event copy = *event;
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (before != *from + 1 || load_relaxed(&event->seq) != before)
+            (*lost)++; /* overwritten while being looked at */
+        else if (lk_tally_event(tally, &copy))
+            out[found++] = copy;
+    }
+    return found;
+}

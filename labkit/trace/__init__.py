@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit import views
 from labkit.errors import UsageError
@@ -34,18 +34,9 @@ class Source(Protocol):
 class Trace:
     """The events of one machine, or of a recording of one. Watching changes nothing: a trace only reads."""
 
-    def __init__(
-        self,
-        source: Source,
-        record: Callable[[], Recorded],
-        cpu: str,
-        threads: Callable[[], Mapping[int, str]] | None = None,
-    ) -> None:
-        """`record` makes what `save` writes; `cpu` is the back end that ran the guest: events have times.
-
-        `threads` says which threads the machine has now, by the kernel's number; None: it ran once.
-        """
-        self._source, self._record, self.cpu, self._threads = source, record, cpu, threads
+    def __init__(self, source: Source, record: Callable[[], Recorded], cpu: str, board: Any = None) -> None:
+        """`record` makes what `save` writes; `cpu` ran the guest: events have times. `board`: of a live one."""
+        self._source, self._record, self.cpu, self._board = source, record, cpu, board
 
     def mark(self) -> int:
         """The present position: pass it as `since` to see only what comes after."""
@@ -111,11 +102,11 @@ class Trace:
         """
         from labkit.trace.kernel import POINTS, KernelTrace
 
-        if self._threads is None:
+        if self._board is None:
             raise UsageError("a recording runs no more: the kernel has nothing to tell of it")
         if self.cpu != "kvm":
             raise UsageError(f"this guest runs on the CPU {self.cpu!r}, of which KVM knows nothing: boot(cpu='kvm')")
-        return KernelTrace(self._threads, POINTS if points is None else points)
+        return KernelTrace(self._board.threads, POINTS if points is None else points)
 
     def timeline(
         self,
@@ -145,6 +136,14 @@ class Trace:
         span_s = (within.end_ns - within.start_ns) / 1e9
         line = folding.Line(span_s, folding.folds(timeline.moments(lanes), span_s) if fold else ())
         return drawing.draw(lanes, line, within.late_s, views.cpu_note(self.cpu), width_in)
+
+    def view(self) -> Any:
+        """The last seconds and the newest events, live in a cell. UsageError: a recording has no next moment."""
+        from labkit.widgets import part
+
+        if self._board is None:
+            raise UsageError("a recording stands still: timeline() draws it, and the replay steps through it")
+        return part(self._board, "trace")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a recording, for `labkit.replay(path)`: the events that are kept, and what registers and rings hold.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from typing import Any
 
 from labkit.native import ffi, lib
@@ -12,7 +13,7 @@ from labkit.trace.recorded import Record, event
 
 _BATCH = 4096
 _U64 = 2**64 - 1
-_RECORD = struct.Struct("<QQHHi5Q")  # an lk_event
+RECORD = struct.Struct("<QQHHi5Q")  # an lk_event
 
 
 class Feed:
@@ -20,6 +21,7 @@ class Feed:
 
     def __init__(self, native_machine: Any) -> None:
         self._feed: Any = native_machine.feed
+        self.born_ns = time.monotonic_ns()  # of the clock that events have
         self._kept: list[tuple[Any, int]] = []
         self._kept_lost = self._last = 0
 
@@ -68,6 +70,40 @@ class Feed:
             if copied < len(out) or at[0] >= self.position():
                 return batches, lost
 
+    def tally(self, tally: Any, since: int, out: Any) -> tuple[list[Record], int, int]:
+        """Let the core count what came after position `since` (lk_tally). `out` is room for some events.
+
+        Returns the rare ones, the position then, and how many were overwritten before.
+        """
+        if self._feed is None:
+            return self._left(tally, since), self._last, 0
+        at, lost_now, lost = ffi.new("uint64_t *", since), ffi.new("uint64_t *"), 0
+        rare: list[Record] = []
+        while True:
+            found = lib.lk_feed_tally(self._feed, at, tally, out, len(out), lost_now)
+            rare += _unpacked([(out, found)])
+            lost += lost_now[0]
+            if found < len(out):
+                return rare, at[0], lost
+
+    def _left(self, tally: Any, since: int) -> list[Record]:
+        """The same from what was kept."""
+        rare = []
+        for raw, count in self._kept:
+            if count and raw[count - 1].seq > since:
+                records = enumerate(_unpacked([(raw, count)]))
+                rare += [one for at, one in records if one[0] > since and lib.lk_tally_event(tally, raw + at)]
+        return rare
+
+    def newest(self, upto: int, most: int) -> list[Record]:
+        """The last events before position `upto`, oldest first; those that come meanwhile are not looked at."""
+        since = max(0, upto - most)
+        if self._feed is None:
+            return self.records_between(since, upto)
+        at, lost, out = ffi.new("uint64_t *", since), ffi.new("uint64_t *"), ffi.new("lk_event[]", most)
+        copied = lib.lk_feed_read(self._feed, at, out, upto - since, lost)
+        return [record for record in _unpacked([(out, copied)]) if record[0] <= upto]
+
     def keep(self) -> None:
         """Copy what is there out of the C core: called once, just before the ring is freed."""
         if self._feed is not None:
@@ -77,5 +113,5 @@ class Feed:
 
 def _unpacked(batches: list[tuple[Any, int]]) -> list[Record]:
     return [
-        record for batch, count in batches for record in _RECORD.iter_unpack(ffi.buffer(batch)[: count * _RECORD.size])
+        record for batch, count in batches for record in RECORD.iter_unpack(ffi.buffer(batch)[: count * RECORD.size])
     ]
