@@ -8,6 +8,7 @@
 #define PLACE_LOCK 2 /* before a lock that it wants, or until a vCPU has stopped */
 #define PLACE_IDLE 3 /* nothing to do, until there is */
 #define PLACE_STOPPED 4 /* a vCPU out of the guest in the middle of a step, for the machine is stopped */
+#define PLACE_NOWHERE 5 /* there is no such thread: only in an lk_stand */
 
 /* who decides when a schedule has no more to say */
 #define POLICY_STAY 0   /* whoever went last, as long as it can; then the lowest number */
@@ -26,11 +27,18 @@
 typedef struct {
     uint8_t actor; /* who was let go */
     uint8_t before; /* PLACE_* where it stood */
-    uint16_t kind; /* of the event it stood behind; of a vCPU's or the main thread's new step: the step's index */
+    uint16_t kind; /* of the event it stood behind; of a vCPU's or the main thread's new step: the step's index; of
+                      PLACE_LOCK: what it wanted the flag to be, 0 of a lock */
     uint32_t enabled; /* bit n: actor n could have gone */
     uint64_t did; /* bit n: events of kind n that it emitted until its next place */
     uint64_t seq; /* events in the feed before it went */
 } lk_decision;
+
+/* where an actor stood when the plan ended, or the schedule if that was before; `kind` as in a decision */
+typedef struct {
+    uint8_t place;
+    uint16_t kind;
+} lk_stand;
 
 /* who goes: as planned, and after that by a policy */
 typedef struct {
@@ -61,4 +69,5 @@ void lk_schedule_end(lk_gates *gates, int outcome);
 int lk_schedule_next(lk_gates *gates, int timeout_ms);
 int lk_schedule_outcome(lk_gates *gates);
 int lk_schedule_stood(lk_gates *gates, unsigned actor, int *kind);
+uint64_t lk_schedule_stands(lk_gates *gates, lk_stand *out);
 unsigned lk_schedule_decisions(lk_gates *gates, lk_decision *out, unsigned most);
