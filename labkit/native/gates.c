@@ -225,8 +225,8 @@ static void note_stands(lk_gates *gates)
     gates->events_then = lk_feed_next(gates->machine->feed);
     for (unsigned i = 0; i < GATES_ACTORS; i++) {
         const actor_at *actor = &gates->actors[i];
-        uint8_t place = is_there(i, actor) ? (uint8_t)actor->place : PLACE_NOWHERE;
-        gates->stands[i] = (lk_stand){.place = place, .kind = kind_at(actor)};
+        int place = is_there(i, actor) ? actor->place : PLACE_IDLE; /* a thread that is made when there is work */
+        gates->stands[i] = (lk_stand){.place = (uint8_t)place, .kind = kind_at(actor)};
     }
 }
 

@@ -147,10 +147,9 @@ def where(place: int, kind: int) -> str:
     return {
         lib.PLACE_AWAY: "running",
         lib.PLACE_GATE: f"behind {gates.gate_of(kind)}",
-        lib.PLACE_LOCK: "until another has stopped" if kind else "before a lock",
+        lib.PLACE_LOCK: "waiting for another to stop" if kind else "before a lock",
         lib.PLACE_IDLE: "idle",
         lib.PLACE_STOPPED: "stopped with the machine",
-        lib.PLACE_NOWHERE: "not there",
     }[place]
 
 

@@ -164,7 +164,8 @@ class Player:
             self._prepare()
         if run.outcome is Outcome.WRONG:
             at = len(run.actors)
-            raise UsageError(f"decision {at} of the schedule lets {choice.plan[at]} go, which cannot")
+            who = gates.name_of(choice.plan[at])
+            raise UsageError(f"decision {at} of the schedule lets {who} go, which cannot")
         return run
 
     @property

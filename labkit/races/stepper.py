@@ -171,7 +171,7 @@ class Stepper:
             return f"actor {actor!r}: there are {', '.join(known)}"
         if self.over:
             return f"{actor} cannot go: the schedule has ended ({self.outcome}); back() and again() are left"
-        return f"{actor} cannot go: it stands {known[actor].stands}. {' and '.join(self.can)} can"
+        return f"{actor} cannot go: it is {known[actor].stands}. {' and '.join(self.can)} can"
 
     def _refuse_closed(self) -> None:
         if self._closed:

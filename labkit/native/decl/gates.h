@@ -8,7 +8,6 @@
 #define PLACE_LOCK 2 /* before a lock that it wants, or until a vCPU has stopped */
 #define PLACE_IDLE 3 /* nothing to do, until there is */
 #define PLACE_STOPPED 4 /* a vCPU out of the guest in the middle of a step, for the machine is stopped */
-#define PLACE_NOWHERE 5 /* there is no such thread: only in an lk_stand */
 
 /* who decides when a schedule has no more to say */
 #define POLICY_STAY 0   /* whoever went last, as long as it can; then the lowest number */
