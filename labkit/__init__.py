@@ -36,7 +36,7 @@ __version__ = VERSION
 
 
 def __getattr__(name: str) -> ModuleType:
-    """`labkit.races` and `labkit.museum`: imported when they are asked for, which `import labkit` need not wait for."""
-    if name in ("museum", "races"):
+    """`labkit.races`, `museum` and `widgets`: imported when they are asked for; `import labkit` need not wait for them."""
+    if name in ("museum", "races", "widgets"):
         return import_module(f"labkit.{name}")
     raise AttributeError(f"module 'labkit' has no attribute {name!r}")

@@ -29,7 +29,7 @@ from labkit.pc.pci import MECHANISM_PORTS, PciBus, host_bridge
 from labkit.pc.ports import ConsolePort, ExitPort
 from labkit.recorder import Recorder
 from labkit.runstate import RunState
-from labkit.threads import BigLock, Thread
+from labkit.threads import BigLock, Thread, Visitors
 from labkit.trace.events import Actor, Cause, Crash, Kind, Run, State
 from labkit.trace.feed import Feed
 from labkit.virtio.backends.image import Image as Disk
@@ -41,6 +41,7 @@ from labkit.virtio.proxy import Proxy
 
 LAST_EVENTS = 10  # kept with a crash
 STOP_TIMEOUT_MS = 5000  # a vCPU comes out of the guest within a millisecond; this is for a machine gone wrong
+VISIT_TIMEOUT_S = 1.0  # whoever looks leaves within a slice of some milliseconds
 VIRTIO_SLOT = NUMBERS["VIRTIO_SLOT"]
 PORTS_SIZE, MMIO_SIZE = 1 << 16, 1 << 52
 
@@ -71,6 +72,8 @@ class Board:
         self.migration: Any = None  # on its way to another host
         self.like: Any = None  # what saving.py knows that memory is like, but for the pages that are dirty
         self.recorder = Recorder(self)
+        self.visitors = Visitors()
+        self.machine: Callable[[], Any] = _nobody  # a weak reference to what the user holds
         self._threads: list[Thread] = []
         self._undo: list[Callable[[], None]] = [plan.model.close]
         try:
@@ -92,7 +95,8 @@ class Board:
         undo.append(self.recorder.keep)
         self.runstate = RunState(self.feed)
         self._big_lock = BigLock(self.memory.native)
-        self.gates = Gates(self.memory.native, plan.vcpus)
+        self.gates = Gates(self.memory.native, plan.vcpus, self.visitors)
+        self.gates.board = self
         self.cpu = cpus.choose(plan.cpu, self.memory, plan.vcpus, intx=plan.intx)
         undo.append(self.cpu.close)
         self.dirty = DirtyPages(self.memory, self.cpu)
@@ -134,6 +138,7 @@ class Board:
             name=self.name,
             mutations=plan.mutations,
         )
+        self.proxy.belongs_to(self)
         self.runstate.listen(self._state_changed)
         self.proxy.notifiers.running = self.runstate.running
         self.plugged = True
@@ -176,6 +181,7 @@ class Board:
             lib.lk_vcpu_ask(vcpu.native, lib.ASK_QUIT)
         for thread in self._threads:
             thread.join()
+        self.visitors.shut(VISIT_TIMEOUT_S)
         while self._undo:
             self._undo.pop()()
 
@@ -241,10 +247,12 @@ class Board:
             self.proxy.remove()
         self.proxy.backend.close()
 
-    def plug(self) -> None:
-        """The same model into the same slot."""
+    def plug(self, ioeventfd: bool | None = None) -> None:
+        """The same model into the same slot, made with another property perhaps (R1)."""
         if self.plugged:
             raise UsageError("the device is in its slot: nothing to plug")
+        if ioeventfd is not None:
+            self.plan = self.plan._replace(ioeventfd=bool(ioeventfd))
         with self.locked():
             self._insert_device()
 
@@ -417,6 +425,10 @@ def _crash_text(cpu: str, reason: int, detail: int) -> str:
         Crash.REFUSED: f"{cpu} refused: {os.strerror(detail)}",
     }
     return said.get(reason, f"unknown exit of {cpu}: {detail:#x}")
+
+
+def _nobody() -> None:
+    """No machine holds the board yet."""
 
 
 class _NoCpu:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 from labkit import abi
 from labkit.abi import AgentStatus, BlkStatus, BlkType, Command, Fault, Irq, Status
@@ -304,20 +305,22 @@ class Guest:
         board = self._board
         padded = [argument & 0xFFFFFFFFFFFFFFFF for argument in arguments] + [0] * (abi.MB_SLOTS - len(arguments))
         vcpu = board.cpu.vcpus[index].native
-        if lib.lk_step_busy(vcpu):
-            raise UsageError("the guest is still at its last step: wait for it, or vm.reset()")
-        board.memory.write(_mailbox(index) + abi.MB_ARGS, SLOTS.pack(*padded))
-        board.feed.emit(Kind.STEP, -1, command, index, *padded[:2])
-        lib.lk_step_post(vcpu, command)
+        with board.visitors:
+            if lib.lk_step_busy(vcpu):
+                raise UsageError("the guest is still at its last step: wait for it, or vm.reset()")
+            board.memory.write(_mailbox(index) + abi.MB_ARGS, SLOTS.pack(*padded))
+            board.feed.emit(Kind.STEP, -1, command, index, *padded[:2])
+            lib.lk_step_post(vcpu, command)
 
     def _result(
         self, command: Command, index: int, timeout_s: float, arguments: tuple[int, ...] = ()
     ) -> tuple[int, ...]:
         self._wait_parked(command.name, index, timeout_s + GRACE_S)
         memory = self._board.memory
-        status = int.from_bytes(memory.read(_mailbox(index) + abi.MB_STATUS, 8), "little")
-        results: tuple[int, ...] = SLOTS.unpack(memory.read(_mailbox(index) + abi.MB_RESULTS, SLOTS.size))
-        self._board.feed.emit(Kind.STEP_DONE, -1, command, index, status, results[0], *arguments[:1])
+        with self._board.visitors:
+            status = int.from_bytes(memory.read(_mailbox(index) + abi.MB_STATUS, 8), "little")
+            results: tuple[int, ...] = SLOTS.unpack(memory.read(_mailbox(index) + abi.MB_RESULTS, SLOTS.size))
+            self._board.feed.emit(Kind.STEP_DONE, -1, command, index, status, results[0], *arguments[:1])
         if status == AgentStatus.TIMEOUT:
             self._check_model()
         if status != AgentStatus.OK:
@@ -329,7 +332,7 @@ class Guest:
         """In slices, so that an interrupt of the cell gets through; the guest stays at its step then."""
         vcpu = self._board.cpu.vcpus[index].native
         deadline = time.monotonic() + timeout_s
-        while (idle := lib.lk_step_wait(vcpu, SLICE_MS)) != 1:
+        while (idle := self._idle(vcpu)) != 1:
             if idle < 0 or self._board.crash is not None:
                 raise self._crash()
             if (held := self._board.gates.held(Actor.VCPU0 + index)) is not None:
@@ -339,6 +342,11 @@ class Guest:
                 if inside := self._board.plan.model.inside:
                     raise UsageError(f"{what}: {inside} has not returned, and nothing else is served while it runs")
                 raise GuestError(f"{what}: vCPU {index} did not come back within {timeout_s:g} s; {self._where(index)}")
+
+    def _idle(self, vcpu: Any) -> int:
+        """1: parked, 0: not yet, less: gone. UsageError: the machine was closed meanwhile."""
+        with self._board.visitors:
+            return int(lib.lk_step_wait(vcpu, SLICE_MS))
 
     def _where(self, index: int) -> str:
         """Where the guest is, by stopping it for a moment; or who is held, and so perhaps holds it up."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from labkit import views
 from labkit.errors import UsageError
 from labkit.native import ffi, lib
 from labkit.owner import Owner, Work
+from labkit.threads import Visitors
 from labkit.trace import gates
 from labkit.trace.events import Actor
 
@@ -37,9 +39,10 @@ class Held(NamedTuple):
 class Gates:
     """The gates of one machine, as `vm.gates`."""
 
-    def __init__(self, native_machine: Any, vcpus: int) -> None:
-        self._machine, self._vcpus = native_machine, vcpus
+    def __init__(self, native_machine: Any, vcpus: int, visitors: Visitors) -> None:
+        self._machine, self._vcpus, self._visitors = native_machine, vcpus, visitors
         self._armed: dict[int, int] = {}
+        self.board: Any = None  # whose they are
 
     @property
     def _native(self) -> Any:
@@ -51,8 +54,16 @@ class Gates:
         self._arm(number, gates.mask(at))
 
     def _arm(self, number: int, kinds: int) -> None:
+        self._hold(number, kinds)
         self._armed[number] = kinds
-        lib.lk_gates_hold(self._native, number, kinds)
+
+    def _hold(self, number: int, kinds: int) -> None:
+        with self._visitors:
+            lib.lk_gates_hold(self._native, number, kinds)
+
+    def _let_go(self, number: int) -> None:
+        with self._visitors:
+            lib.lk_gates_let_go(self._native, number)
 
     def step(self, actor: str, timeout_s: float) -> Held | None:
         """Past the gate where it is, up to its next; None: it came to none in time. UsageError: it is not held."""
@@ -60,24 +71,28 @@ class Gates:
         if self._held(number) is None:
             raise UsageError(f"{actor} is not held: vm.hold({actor!r}) holds it behind its next event")
         self._arm(number, gates.EVERY)
-        lib.lk_gates_let_go(self._native, number)
+        self._let_go(number)
         return self.wait(actor, timeout_s)
 
     def wait(self, actor: str, timeout_s: float = 1.0) -> Held | None:
         """Until it is held; None: not in time. An interrupt gets through."""
         number, until = gates.number(actor, self._vcpus), time.monotonic() + timeout_s
-        while not lib.lk_gates_wait_held(self._native, number, SLICE_MS):
+        while not self._comes(number):
             if time.monotonic() > until:
                 return None
         return self._held(number)
+
+    def _comes(self, number: int) -> bool:
+        with self._visitors:
+            return bool(lib.lk_gates_wait_held(self._native, number, SLICE_MS))
 
     def release(self, actor: str | None) -> None:
         """Let it go, and hold it no more; None: all of them."""
         numbers = list(self._armed) if actor is None else [gates.number(actor, self._vcpus)]
         for number in numbers:
             self._armed.pop(number, None)
-            lib.lk_gates_hold(self._native, number, 0)
-            lib.lk_gates_let_go(self._native, number)
+            self._hold(number, 0)
+            self._let_go(number)
 
     def held(self, actor: int) -> Held | None:
         """Where it is held, by its number (ACTOR_*)."""
@@ -85,12 +100,21 @@ class Gates:
 
     def _held(self, number: int) -> Held | None:
         kind, queue = ffi.new("uint16_t *"), ffi.new("int32_t *")
-        if not lib.lk_gates_where(self._native, number, kind, queue):
-            return None
+        try:
+            with self._visitors:
+                if not lib.lk_gates_where(self._native, number, kind, queue):
+                    return None
+        except UsageError:
+            return None  # the machine is closed: nobody is held
         return Held(gates.name_of(number), gates.gate_of(kind[0]), queue[0] if queue[0] >= 0 else None)
 
     def __iter__(self) -> Iterator[Held]:
         return (held for number in sorted(self._armed) if (held := self._held(number)) is not None)
+
+    @property
+    def armed(self) -> list[str]:
+        """Who is held, or will be."""
+        return [gates.name_of(number) for number in sorted(self._armed)]
 
     def call(self, owner: Owner, work: Work) -> Any:
         """Do a command in the owner thread. Whoever is held and in its way is let go, and held again afterwards.
@@ -109,14 +133,16 @@ class Gates:
                 lifted |= self._lift()
             return answer.value()
         finally:
-            for number in lifted:
-                lib.lk_gates_hold(self._native, number, self._armed.get(number, 0))
+            with suppress(UsageError):  # the machine was closed meanwhile
+                for number in lifted:
+                    self._hold(number, self._armed.get(number, 0))
 
     def _lift(self) -> set[int]:
-        in_the_way = {number for number in self._armed if lib.lk_gates_in_the_way(self._native, number)}
+        with self._visitors:
+            in_the_way = {number for number in list(self._armed) if lib.lk_gates_in_the_way(self._native, number)}
         for number in in_the_way:
-            lib.lk_gates_hold(self._native, number, 0)
-            lib.lk_gates_let_go(self._native, number)
+            self._hold(number, 0)
+            self._let_go(number)
         return in_the_way
 
     def open(self) -> None:
@@ -136,6 +162,12 @@ class Gates:
             (name, "held behind " + held[name].gate if name in held else "to be held")
             for name in map(gates.name_of, sorted(self._armed))
         ]
+
+    def view(self) -> Any:
+        """Who is held, and buttons to hold, step and release, live in a cell."""
+        from labkit.widgets import part
+
+        return part(self.board, "gates")
 
     def _repr_html_(self) -> str:
         return views.table("gates", ("actor", "state"), [tuple(map(str, row)) for row in self._rows()])

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from labkit.virtio.devices.base import Device
     from labkit.virtio.faults import Faults
     from labkit.virtio.proxy import Proxy
+    from labkit.widgets.screen import Screen
 
 _numbers = itertools.count()
 POLL_S = 0.01
@@ -52,7 +53,8 @@ class Machine(MachineLook):
     def __init__(self, board: Board, irq: Irq) -> None:
         self._board = board
         self._irq = irq
-        self.trace = Trace(board.feed, board.recorder.recorded, board.cpu.name)
+        self.trace = Trace(board.feed, board.recorder.recorded, board.cpu.name, board)
+        board.machine = weakref.ref(self)
         self._finalizer = weakref.finalize(self, _close, board)
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -167,6 +169,15 @@ class Machine(MachineLook):
         result: dict[str, int] = board.gates.call(board.owner, lambda: board.look_at(vcpu))
         return result
 
+    def dashboard(self) -> Screen:
+        """The machine as it is from moment to moment, in a cell, with buttons: see docs/screen.md.
+
+        It keeps no machine alive. UsageError: anywidget is not installed.
+        """
+        from labkit.widgets import dashboard
+
+        return dashboard(self)
+
     @property
     def guest(self) -> Guest:
         """The driver in the guest, one step at a time."""
@@ -218,9 +229,12 @@ class Machine(MachineLook):
         """
         self._command(self._board.unplug)
 
-    def plug(self) -> None:
-        """Put it back into its slot, at power-on and with its BARs assigned. UsageError: it is there."""
-        self._command(self._board.plug)
+    def plug(self, *, ioeventfd: bool | None = None) -> None:
+        """Put one like it into its slot, at power-on and with its BARs assigned. UsageError: it is there.
+
+        ioeventfd: the property of the one that is put in (R1); None: as the last one was made.
+        """
+        self._command(lambda: self._board.plug(ioeventfd))
 
     def snapshot(self) -> Snapshot:
         """The machine at this moment, to be taken up by `restore` or kept in a file (`labkit.load`). It goes on.

@@ -27,10 +27,15 @@ def names() -> tuple[str, ...]:
 
 def text(rule: str) -> str:
     """A rule in prose: `text("R5")`. UsageError: there is no such rule."""
-    prose = {name: " ".join(said.split()) for name, said in _RULE.findall(notifier.__doc__ or "")}
-    if rule not in prose:
-        raise UsageError(f"rule {rule!r}: there are {', '.join(prose)}")
-    return prose[rule]
+    known = prose()
+    if rule not in known:
+        raise UsageError(f"rule {rule!r}: there are {', '.join(known)}")
+    return known[rule]
+
+
+def prose() -> dict[str, str]:
+    """Every rule in prose, by its number: "R1", "R2" ..."""
+    return {name: " ".join(said.split()) for name, said in _RULE.findall(notifier.__doc__ or "")}
 
 
 class Listing(NamedTuple):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from labkit.errors import UsageError
 from labkit.native import lib
 
 if TYPE_CHECKING:
@@ -63,3 +64,35 @@ class BigLock:
 
     def __exit__(self, *error: object) -> None:
         lib.lk_lock_release(self._machine)
+
+
+class Visitors:
+    """Who is in the core from a thread that is not the machine's own: for a moment, in a `with`.
+
+    The close waits for them before it frees what they look at. UsageError: it was closed before.
+    """
+
+    def __init__(self) -> None:
+        self._mutex, self._gone = _thread.allocate_lock(), _thread.allocate_lock()
+        self._gone.acquire()
+        self._inside, self._shut = 0, False
+
+    def __enter__(self) -> None:
+        with self._mutex:
+            if self._shut:
+                raise UsageError("the machine is closed")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._mutex:
+            self._inside -= 1
+            if self._shut and not self._inside:
+                self._gone.release()
+
+    def shut(self, timeout_s: float) -> None:
+        """Nobody comes in any more; wait until those inside have left. Once."""
+        with self._mutex:
+            self._shut = True
+            if not self._inside:
+                return
+        self._gone.acquire(timeout=timeout_s)

@@ -148,12 +148,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "native": LEAVES,
     "loader": LEAVES,
     "memory": LEAVES | {"native"},
-    "threads": frozenset({"native"}),
+    "threads": frozenset({"errors", "native"}),
     "owner": LEAVES | {"native", "threads"},
     "trace.gates": LEAVES,
     "trace": LEAVES,  # and so it works where there is no C core
     "trace.feed": LEAVES | {"native"},
-    "holds": LEAVES | {"native", "owner", "trace.gates"},
+    "trace.tally": LEAVES | {"native", "trace.feed"},
+    "holds": LEAVES | {"native", "owner", "threads", "trace.gates"},
     "runstate": LEAVES | {"trace.feed"},
     "rules": LEAVES | {"virtio"},  # the tables, for people
     "cpu": LEAVES | {"memory", "native"},
@@ -175,7 +176,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "migration": PARTS | {"board", "snapshot", "saving"},
     "races": WHOLE | {"snapshot", "saving", "migration"},
     "museum": WHOLE | {"snapshot", "migration", "races"},
-    "widgets": frozenset({"trace.events"}),
+    "widgets": LEAVES | {"threads", "trace.gates", "trace.tally", "rules", "", "races"},  # a machine is an argument
     "": WHOLE | {"receiving", "rules", "recording", "snapshot", "migration", "races", "museum"},
     "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,
@@ -185,6 +186,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
     "machine": frozenset({"saving", "museum", "widgets"}),
+    **dict.fromkeys(("holds", "trace", "virtio"), frozenset({"widgets"})),  # view()
     "races": frozenset({"museum"}),  # a specimen's scenario by its name
     "": frozenset({"widgets", "course"}),
 }

@@ -111,3 +111,48 @@ uint32_t lk_feed_read(const lk_feed *feed, uint64_t *from, lk_event *out, uint32
     }
     return copied;
 }
+
+/* -- a summary, for who cannot look at each event ------------------------------------------------------------------------ */
+
+static unsigned lane_of(const lk_event *event)
+{
+    if (event->kind == EV_STEP || event->kind == EV_STEP_DONE)
+        return LANE_GUEST;
+    if (event->actor < ACTOR_VCPU0)
+        return LANE_THREADS + (event->actor & 3u);
+    return LANE_VCPU0 + (event->actor - ACTOR_VCPU0) % VCPUS_MAX;
+}
+
+/* Of a synthetic kick (R3) nobody is the maker, and a forwarded one was told when it was. */
+static int is_kick(const lk_event *event)
+{
+    if (event->kind == EV_KICK_EVENTFD || event->kind == EV_DRAIN)
+        return event->a > 0;
+    return event->kind == EV_KICK_TRAP || event->kind == EV_KICK_IGNORED || event->kind == EV_FORWARD;
+}
+
+/* Counts events of seq > after by time and thread, and notes the newest kick. Those whose kind is in the mask `rare` are
+ * few: where[] gets their places. Returns how many they are. */
+uint32_t lk_tally_events(lk_tally *tally, const lk_event *events, uint32_t count, uint64_t after, uint64_t rare,
+                         uint32_t *where)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const lk_event *event = &events[i];
+        if (event->seq <= after)
+            continue;
+        uint64_t column = event->time_ns / tally->column_ns;
+        unsigned place = (unsigned)(column % TALLY_COLUMNS);
+        if (tally->columns[place] < column) {
+            tally->columns[place] = column;
+            memset(tally->counts[place], 0, sizeof tally->counts[place]);
+        }
+        if (tally->columns[place] == column)
+            tally->counts[place][lane_of(event)]++;
+        if (is_kick(event))
+            tally->kick = *event;
+        if (rare >> (event->kind & 63u) & 1)
+            where[found++] = i;
+    }
+    return found;
+}

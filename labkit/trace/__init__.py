@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit import views
+from labkit.errors import UsageError
 from labkit.trace.events import Event, Kind
 from labkit.trace.recorded import Recorded
 
@@ -30,9 +31,9 @@ class Source(Protocol):
 class Trace:
     """The events of one machine, or of a recording of one. Watching changes nothing: a trace only reads."""
 
-    def __init__(self, source: Source, record: Callable[[], Recorded], cpu: str) -> None:
-        """`record` makes what `save` writes; `cpu` is the back end that ran the guest: events have times."""
-        self._source, self._record, self.cpu = source, record, cpu
+    def __init__(self, source: Source, record: Callable[[], Recorded], cpu: str, board: object = None) -> None:
+        """`record` makes what `save` writes; `cpu` ran the guest: events have times. `board`: whose they are, if live."""
+        self._source, self._record, self.cpu, self._board = source, record, cpu, board
 
     def mark(self) -> int:
         """The present position: pass it as `since` to see only what comes after."""
@@ -71,6 +72,14 @@ class Trace:
         events, lost = self._source.read()
         title = views.cpu_note(self.cpu)
         return timeline(events, title, lost=bool(lost), since=since, until=until, queue=queue)
+
+    def view(self) -> Any:
+        """The last seconds and the newest events, live in a cell. UsageError: a recording has no next moment."""
+        from labkit.widgets import part
+
+        if self._board is None:
+            raise UsageError("a recording stands still: timeline() draws it, and the replay steps through it")
+        return part(self._board, "trace")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a recording, for `labkit.replay(path)`: the events that are kept, and what registers and rings hold.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from typing import Any
 
 from labkit.native import ffi, lib
 from labkit.trace.events import Event, Kind
 from labkit.trace.recorded import Record, event
 
-_BATCH = 4096
+BATCH = 4096
 _U64 = 2**64 - 1
-_RECORD = struct.Struct("<QQHHi5Q")  # an lk_event
+RECORD = struct.Struct("<QQHHi5Q")  # an lk_event
 
 
 class Feed:
@@ -20,6 +21,7 @@ class Feed:
 
     def __init__(self, native_machine: Any) -> None:
         self._feed: Any = native_machine.feed
+        self.born_ns = time.monotonic_ns()  # of the clock that events have
         self._kept: list[tuple[Any, int]] = []
         self._kept_lost = self._last = 0
 
@@ -34,7 +36,7 @@ class Feed:
 
     def read(self, since: int = 0) -> tuple[list[Event], int]:
         """Events from position `since` on, and how many of them were overwritten before they could be read."""
-        batches, lost = self._batches(since)
+        batches, lost = self.batches(since)
         return [event(record) for record in _unpacked(batches) if record[0] > since], lost
 
     def records(self, upto: int) -> list[Record]:
@@ -44,7 +46,7 @@ class Feed:
         """
         records: list[Record] = []
         while (seen := records[-1][0] if records else 0) < upto:
-            records += [record for record in _unpacked(self._batches(seen)[0]) if seen < record[0] <= upto]
+            records += [record for record in _unpacked(self.batches(seen)[0]) if seen < record[0] <= upto]
             if not records or records[-1][0] == seen:
                 os.sched_yield()
         first = next((i for i in range(len(records) - 1, 0, -1) if records[i][0] != records[i - 1][0] + 1), 0)
@@ -52,16 +54,16 @@ class Feed:
 
     def records_between(self, since: int, upto: int) -> list[Record]:
         """Those after position `since` and not after `upto`, while all stand still; what was overwritten is missing."""
-        return [record for record in _unpacked(self._batches(since)[0]) if since < record[0] <= upto]
+        return [record for record in _unpacked(self.batches(since)[0]) if since < record[0] <= upto]
 
-    def _batches(self, since: int) -> tuple[list[tuple[Any, int]], int]:
-        """Raw records, as arrays with the number of records in each."""
+    def batches(self, since: int) -> tuple[list[tuple[Any, int]], int]:
+        """Raw records, as arrays of at most BATCH with the number of records in each; perhaps older ones before."""
         if self._feed is None:
             return self._kept, max(0, self._kept_lost - since)
         at, lost_now, lost = ffi.new("uint64_t *", since), ffi.new("uint64_t *"), 0
         batches: list[tuple[Any, int]] = []
         while True:
-            out = ffi.new("lk_event[]", min(_BATCH, max(1, self.position() - at[0])))
+            out = ffi.new("lk_event[]", min(BATCH, max(1, self.position() - at[0])))
             copied = lib.lk_feed_read(self._feed, at, out, len(out), lost_now)
             lost += lost_now[0]
             batches.append((out, copied))
@@ -71,11 +73,11 @@ class Feed:
     def keep(self) -> None:
         """Copy what is there out of the C core: called once, just before the ring is freed."""
         if self._feed is not None:
-            (self._kept, self._kept_lost), self._last = self._batches(0), self.position()
+            (self._kept, self._kept_lost), self._last = self.batches(0), self.position()
             self._feed = None
 
 
 def _unpacked(batches: list[tuple[Any, int]]) -> list[Record]:
     return [
-        record for batch, count in batches for record in _RECORD.iter_unpack(ffi.buffer(batch)[: count * _RECORD.size])
+        record for batch, count in batches for record in RECORD.iter_unpack(ffi.buffer(batch)[: count * RECORD.size])
     ]

@@ -374,6 +374,19 @@ class Proxy(PciFunction, ProxyLook):
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
+    board: Any = None  # the machine it is in
+
+    def belongs_to(self, board: Any) -> None:
+        """Which machine a live view shows."""
+        for part in (self, *self.queues, *(queue.notifier for queue in self.queues)):
+            part.board = board
+
+    def view(self) -> Any:
+        """Its registers, live in a cell."""
+        from labkit.widgets import part
+
+        return part(self.board, "proxy")
+
     @property
     def flags(self) -> Flag:
         """USE_IOEVENTFD (the property) and BUS_MASTER_BUG, as far as set."""

@@ -17,6 +17,7 @@ class Notifier(NotifierLook):
 
     def __init__(self, device: Any, index: int, notifiers: HostNotifiers) -> None:
         self._device, self._index, self._notifiers = device, index, notifiers
+        self.board: Any = None  # the machine's
 
     @property
     def _vq(self) -> Any:
@@ -74,6 +75,12 @@ class Notifier(NotifierLook):
         """Kicks nobody made: one for each START (R3)."""
         return int(self._vq.synthetic)
 
+    def view(self) -> Any:
+        """Owner, port and counts, live in a cell."""
+        from labkit.widgets import part
+
+        return part(self.board, "notifier", self._index)
+
 
 class Queue(QueueLook):
     """One virtqueue: what the transport knows of it, and the indices in its ring."""
@@ -81,6 +88,13 @@ class Queue(QueueLook):
     def __init__(self, device: Any, index: int, notifiers: HostNotifiers, memory: GuestMemory) -> None:
         self._device, self.index, self._memory = device, index, memory
         self.notifier = Notifier(device, index, notifiers)
+        self.board: Any = None  # the machine's
+
+    def view(self) -> Any:
+        """Its ring and its notifier, live in a cell."""
+        from labkit.widgets import part
+
+        return part(self.board, "queue", self.index)
 
     @property
     def _vq(self) -> Any:

@@ -1,0 +1,122 @@
+"""What does a cell hold that shows a machine? A widget with one trait that a page draws, and a form without a page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from labkit.widgets import still
+from labkit.widgets.actions import Action
+from labkit.widgets.coming import Look
+from labkit.widgets.hand import Asked, Hand
+from labkit.widgets.publisher import PUBLISHER
+from labkit.widgets.scene import Looker, Scene
+
+STATIC = Path(__file__).parent / "static"
+MACHINES_MOST = 2
+
+
+class Screen(anywidget.AnyWidget):
+    """A live view; made by `vm.dashboard()`, `labkit.widgets.pair` or a part's `view()`. `close()` ends it.
+
+    It keeps no machine alive, but those that came by its own button; `machines` has them.
+    """
+
+    _esm = STATIC / "screen.js"
+    _css = STATIC / "screen.css"
+    scene = traitlets.Dict().tag(sync=True)
+    about = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self, looks: Sequence[Look], about: dict[str, Any], known: list[Action], fields: dict[str, dict[str, Any]]
+    ) -> None:
+        self._looks, self._framing, self._mark = list(looks), threading.Lock(), None
+        self._arrived: list[Any] = []
+        self._hand = Hand(lambda: self.machines, known, fields, self._arrives, PUBLISHER.nudge)
+        super().__init__(about=about, scene=self._built([look.look() for look in looks]))
+        self.on_msg(self._told)
+        PUBLISHER.add(self)
+
+    _mark: object
+
+    @property
+    def machines(self) -> list[Any]:
+        """The machines that are shown; None for one that is gone, or has not come yet."""
+        return [look.machine for look in self._looks]
+
+    @property
+    def asked(self) -> Asked:
+        """How the requests of its buttons stand."""
+        return self._hand.asked
+
+    def stop(self) -> None:
+        """End what a button began, as soon as it can be, and forget the clicks that wait."""
+        self._hand.stop()
+
+    def close(self) -> None:
+        """Look at nothing any more, and go from the page."""
+        self.stop()
+        PUBLISHER.remove(self)
+        super().close()
+        self._arrived.clear()
+
+    # -- what the page says --------------------------------------------------------------------------------------------
+
+    def _told(self, _: object, content: object, __: object) -> None:
+        """Takes it, says so, and does nothing else: this thread may be the one in which cells run."""
+        if (answer := self._hand.take(content)) is not None:
+            self.send(answer)
+
+    def _arrives(self, machine: Any) -> None:
+        """A machine has come by the button: shown beside the one it was."""
+        self._arrived.append(machine)
+        self._looks = [*self._looks, Looker(machine._board)][-MACHINES_MOST:]
+        PUBLISHER.nudge()
+
+    # -- what the page is told -----------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Nothing will change any more: the machines are closed, or the widget is."""
+        return self.comm is None or all(look.over for look in self._looks)
+
+    def frame(self) -> bool:
+        """Look at everything now, and tell the page if something is new. Was there?"""
+        with self._framing:
+            looks = self._looks
+            mark = [look.mark() for look in looks], self._hand.asked, len(looks)
+            if mark == self._mark:
+                return False
+            self._mark = mark
+            self.scene = self._built([self._of(look) for look in looks])
+            return True
+
+    def _of(self, look: Look) -> Scene:
+        """A look that fails is told where it can be seen, and what was seen last stays."""
+        try:
+            return look.look()
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not look like a machine that stands still
+            return {**look.scene, "note": f"the screen itself failed: {error!r}"}
+
+    def _built(self, machines: list[Scene]) -> Scene:
+        asked = self._hand.asked._asdict()
+        said = [look.announce for look in self._looks if look.announce]
+        return {"machines": machines, "asked": asked, "announce": said[-1] if said else ""}
+
+    # -- without a page ------------------------------------------------------------------------------------------------
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        if self.comm is not None:
+            self.frame()
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, *more = bundle if isinstance(bundle, tuple) else (bundle or {},)
+        data = {**data, "text/html": still.html(self.scene), "text/plain": repr(self)}
+        return (data, *more) if more else data
+
+    def __repr__(self) -> str:
+        return still.plain(self.scene)
