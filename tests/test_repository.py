@@ -187,7 +187,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
     "machine": frozenset({"saving", "museum", "widgets"}),
     **dict.fromkeys(("holds", "trace", "virtio"), frozenset({"widgets"})),  # view()
-    "races": frozenset({"museum"}),  # a specimen's scenario by its name
+    "races": frozenset({"museum", "widgets"}),  # a specimen's scenario by its name; a stepper's view
     "": frozenset({"widgets", "course"}),
 }
 

@@ -328,21 +328,15 @@ def test_a_search_that_finds_nothing_changes_nothing(made: Make) -> None:
     refused(s, lambda: s.search("no-such"), "no-such")
 
 
-def test_a_close_ends_a_search(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_close_ends_a_search(made: Make) -> None:
     """It is not waited for: who searches hears that the stepper is closed."""
-    s, under_way, said = made(HAND_OVER), threading.Event(), []
-    go_on = s._go_on
-
-    def told_of(schedules: int, failures: int) -> None:
-        under_way.set()
-        go_on(schedules, failures)
+    s, under_way, said = made(HAND_OVER, ()), threading.Event(), []
 
     def search() -> None:
         with pytest.raises(UsageError) as error:
-            s.search("random", limit=10**9)
+            s.search("random", limit=10**9, progress=lambda _schedules, _failures: under_way.set())
         said.append(str(error.value))
 
-    monkeypatch.setattr(s, "_go_on", told_of)
     searcher = threading.Thread(target=search)
     searcher.start()
     assert under_way.wait(WAIT_S)
@@ -373,17 +367,6 @@ def test_a_forgotten_stepper_is_collected(cpu: str) -> None:
     del s
     gc.collect()
     assert (gone(), machine()) == (None, None)
-
-
-def test_who_watches_is_told_of_each_move(made: Make) -> None:
-    """And of the close; of none that was refused."""
-    s, seen = made(), []
-    s.watch(lambda: seen.append((len(s.decisions), s.closed)))
-    s.go("vcpu0").go("vcpu0").back()
-    with pytest.raises(UsageError):
-        s.go("nobody")
-    s.close()
-    assert seen == [(1, False), (2, False), (1, False), (1, True)]
 
 
 def test_what_it_says_is_the_same_each_time(made: Make) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from labkit.native import lib
+from labkit.races import schedules
 from labkit.races.footprint import LOOPS
 from labkit.races.invariants import ALWAYS
 from labkit.races.player import Choice, Decision, Outcome, Player, Run
@@ -47,9 +48,13 @@ class Verdict(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """After the decisions of `plan`. `rest`: who goes after that if nobody decides. `outcome`: empty unless `over`."""
+    """After the decisions of `plan`, which as a text is `schedule`. `rest`: who goes then if nobody decides.
+
+    `outcome`: how it ended; empty unless it is `over`.
+    """
 
     plan: bytes
+    schedule: str
     rest: bytes
     decisions: tuple[Decided, ...]
     actors: tuple[Stand, ...]
@@ -74,6 +79,7 @@ def at(player: Player, plan: bytes) -> Moment:
     events = tuple(event for event in vm.trace.events(since=run.first_event) if event.seq <= end.event)
     return Moment(
         plan[:count],
+        schedules.encode(player.scenario, plan[:count]),
         run.actors[count:],
         _decided(player.scenario, taken[:count], events),
         _stands(player.scenario, end.places, taken[:count], 0 if over else taken[count].enabled),

@@ -7,7 +7,6 @@ that is played from the start up to there (`moment.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from labkit.races.scenario import Scenario
     from labkit.trace.events import Event
 
+Tell = Callable[[int, int], object]
 SEARCHED = 2000  # schedules of a search at most, if nobody says how many
 NO_STEP = "–"
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Stepper:
@@ -41,10 +40,9 @@ class Stepper:
         self._about = (scenario, self.mutations, cpu)
         self._closed = False
         self._turn = RLock()
-        self._watchers: list[Callable[[], object]] = []
         self._view: Any = None
         self._player: Player | None = Player(*self._about)
-        self.cpu = self._player.vm.cpu
+        self.cpu, self.revision = self._player.vm.cpu, self._player.vm._board.plan.revision
         try:
             self._moment = moment.at(self._player, b"")
         except BaseException:
@@ -91,7 +89,7 @@ class Stepper:
     @property
     def schedule(self) -> str:
         """The decisions as a text, for `play` and `labkit.races.replay`."""
-        return schedules.encode(self.scenario, self._moment.plan)
+        return self._moment.schedule
 
     @property
     def closed(self) -> bool:
@@ -135,25 +133,26 @@ class Stepper:
         """Where a schedule leads. UsageError: it is of another scenario, or lets an actor go that cannot."""
         return self._to(schedules.decode(self.scenario, schedule))
 
-    def search(self, scheduler: str = "dfs", limit: int = SEARCHED) -> Report:
+    def search(self, scheduler: str = "dfs", limit: int = SEARCHED, progress: Tell | None = None) -> Report:
         """Look for a schedule that breaks something, as `labkit.races.explore` does, and go to the end of the shortest
-        that was found; if there is none, nothing changes. limit: schedules at most.
+        that was found; if there is none, nothing changes. limit: schedules at most. progress: told how many so far.
         """
         from labkit.races import explore
+
+        def told(schedules: int, failures: int) -> None:
+            self._refuse_closed()  # a close does not wait for the end of a search
+            if progress is not None:
+                progress(schedules, failures)
 
         with self._turn:
             self._refuse_closed()
             report = explore(
-                self.scenario, scheduler, self.mutations, limit, cpu=self.cpu, until_broken=True, progress=self._go_on
+                self.scenario, scheduler, self.mutations, limit, cpu=self.cpu, until_broken=True, progress=told
             )
             if report.failures:
                 shortest = min(report.failures, key=lambda one: (one.decisions, one.schedule))
                 self.play(shortest.schedule)
             return report
-
-    def _go_on(self, _schedules: int, _failures: int) -> None:
-        """A close does not wait for the end of a search."""
-        self._refuse_closed()
 
     def _to(self, plan: bytes) -> Stepper:
         """What fails leaves the moment as it was, and takes a new machine the next time."""
@@ -162,7 +161,6 @@ class Stepper:
             if self._player is None or self._player.vm.state == "closed":
                 self._player = Player(*self._about)
             self._moment = moment.at(self._player, plan)
-        self._tell()
         return self
 
     def _why_not(self, actor: object) -> str:
@@ -177,15 +175,7 @@ class Stepper:
         if self._closed:
             raise UsageError("the stepper is closed")
 
-    # -- who looks, and the end ----------------------------------------------------------------------------------------
-
-    def watch(self, told: Callable[[], object]) -> None:
-        """Call it after each move and after the close, in the thread that made it. It must come back at once."""
-        self._watchers.append(told)
-
-    def _tell(self) -> None:
-        for told in tuple(self._watchers):
-            told()
+    # -- its end ----------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Idempotent. Ends a search under way."""
@@ -194,7 +184,6 @@ class Stepper:
             player, self._player = self._player, None
         if player is not None:
             player.close()
-            self._tell()
 
     def __enter__(self) -> Stepper:
         return self
@@ -207,11 +196,11 @@ class Stepper:
     def view(self) -> Any:
         """As lanes to be clicked: a widget, always the same one. UsageError: anywidget is not installed."""
         try:
-            from labkit.widgets.stepper import StepperView
+            from labkit.widgets.stepper import StepperScreen
         except ImportError as error:
-            raise UsageError(f"a view needs anywidget, which is not here: {error}") from error
+            raise UsageError(f"a live view needs anywidget: pip install anywidget ({error})") from error
         with self._turn:
-            self._view = self._view or StepperView(self)
+            self._view = self._view or StepperScreen(self)
             return self._view
 
     def _values(self) -> dict[str, object]:
@@ -244,13 +233,12 @@ class Stepper:
             ]
         )
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **which: Any) -> Any:
         """The widget, where there is anywidget; beside it what a page without a kernel shows."""
-        bundle: dict[str, Any] = {"text/plain": repr(self), "text/html": self._repr_html_()}
-        with suppress(UsageError):
-            view = self.view()
-            bundle[WIDGET_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": view.model_id}
-        return bundle
+        try:
+            return self.view()._repr_mimebundle_(**which)
+        except UsageError:
+            return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
 def _told(actor: Stand) -> str:
