@@ -73,6 +73,7 @@ class Board:
         self.like: Any = None  # what saving.py knows that memory is like, but for the pages that are dirty
         self.recorder = Recorder(self)
         self.visitors = Visitors()
+        self.gone = False  # nothing is left but what can be looked at afterwards
         self.machine: Callable[[], Any] = _nobody  # a weak reference to what the user holds
         self._threads: list[Thread] = []
         self._undo: list[Callable[[], None]] = [plan.model.close]
@@ -184,6 +185,7 @@ class Board:
         self.visitors.shut(VISIT_TIMEOUT_S)
         while self._undo:
             self._undo.pop()()
+        self.gone = True
 
     # -- what the owner thread does ------------------------------------------------------------------------------------
 

@@ -131,28 +131,42 @@ static int is_kick(const lk_event *event)
     return event->kind == EV_KICK_TRAP || event->kind == EV_KICK_IGNORED || event->kind == EV_FORWARD;
 }
 
-/* Counts events of seq > after by time and thread, and notes the newest kick. Those whose kind is in the mask `rare` are
- * few: where[] gets their places. Returns how many they are. */
-uint32_t lk_tally_events(lk_tally *tally, const lk_event *events, uint32_t count, uint64_t after, uint64_t rare,
-                         uint32_t *where)
+/* Counts it by time and thread, and keeps the newest kick. 1: it is one of the rare. */
+int lk_tally_event(lk_tally *tally, const lk_event *event)
 {
+    uint64_t column = event->time_ns / tally->column_ns;
+    unsigned place = (unsigned)(column % TALLY_COLUMNS);
+    if (tally->columns[place] < column) {
+        tally->columns[place] = column;
+        memset(tally->counts[place], 0, sizeof tally->counts[place]);
+    }
+    if (tally->columns[place] == column)
+        tally->counts[place][lane_of(event)]++;
+    if (is_kick(event))
+        tally->kick = *event;
+    return (int)(tally->rare >> (event->kind & 63u) & 1);
+}
+
+/* The same for all from position *from on, where they stand; the rare ones are copied out. Stops when out[] is full, or at
+ * one that is still being written, and moves *from past the last. Returns how many are in out[]. */
+uint32_t lk_feed_tally(const lk_feed *feed, uint64_t *from, lk_tally *tally, lk_event *out, uint32_t most,
+                       uint64_t *lost)
+{
+    uint64_t next = lk_feed_next(feed), oldest = next > feed->mask + 1 ? next - feed->mask - 1 : 0;
     uint32_t found = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        const lk_event *event = &events[i];
-        if (event->seq <= after)
-            continue;
-        uint64_t column = event->time_ns / tally->column_ns;
-        unsigned place = (unsigned)(column % TALLY_COLUMNS);
-        if (tally->columns[place] < column) {
-            tally->columns[place] = column;
-            memset(tally->counts[place], 0, sizeof tally->counts[place]);
-        }
-        if (tally->columns[place] == column)
-            tally->counts[place][lane_of(event)]++;
-        if (is_kick(event))
-            tally->kick = *event;
-        if (rare >> (event->kind & 63u) & 1)
-            where[found++] = i;
+    *lost = *from < oldest ? oldest - *from : 0;
+    *from += *lost;
+    for (; *from < next && found < most; (*from)++) {
+        const lk_event *event = &feed->ring[*from & feed->mask];
+        uint64_t before = load_acquire(&event->seq);
+        if (before < *from + 1)
+            break;
+        lk_event copy = *event;
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (before != *from + 1 || load_relaxed(&event->seq) != before)
+            (*lost)++; /* overwritten while being looked at */
+        else if (lk_tally_event(tally, &copy))
+            out[found++] = copy;
     }
     return found;
 }

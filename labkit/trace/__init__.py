@@ -32,7 +32,7 @@ class Trace:
     """The events of one machine, or of a recording of one. Watching changes nothing: a trace only reads."""
 
     def __init__(self, source: Source, record: Callable[[], Recorded], cpu: str, board: object = None) -> None:
-        """`record` makes what `save` writes; `cpu` ran the guest: events have times. `board`: whose they are, if live."""
+        """`record` makes what `save` writes; `cpu` ran the guest: events have times. `board`: of a live one."""
         self._source, self._record, self.cpu, self._board = source, record, cpu, board
 
     def mark(self) -> int:

@@ -1,4 +1,4 @@
-"""What is new, for who cannot look at each event? How many by time and thread, the rare ones themselves, the last kick."""
+"""What is new, for who cannot look at each event? How many by time and thread, the rare ones, the last kick."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 from labkit.native import ffi, lib
 from labkit.trace.events import Actor, Event, Kind, actor_text
-from labkit.trace.feed import BATCH, RECORD, Feed
+from labkit.trace.feed import RECORD, Feed
 from labkit.trace.recorded import event
 
 COLUMN_NS = 20_000_000
 RARE_KEPT = 512
+BATCH = 256
 FREQUENT = frozenset(
     {
         *(Kind.KICK_TRAP, Kind.KICK_IGNORED, Kind.KICK_EVENTFD, Kind.QUEUE_NOTIFY, Kind.REQUEST, Kind.INTERRUPT),
@@ -25,29 +26,24 @@ RARE = frozenset(Kind) - FREQUENT
 class Tally:
     """Of one feed, by one reader. The counting is done in the C core: a storm has a hundred thousand events a second.
 
-    `rare` holds the newest of them, oldest first; `lost` counts the events that were overwritten before a look.
+    `rare` holds the newest of them, oldest first. `new` and `lost` count on until whoever reads them sets them to 0.
     """
 
     def __init__(self, feed: Feed) -> None:
         self._feed, self.seen, self.lost, self.new = feed, 0, 0, 0
         self.rare: deque[Event] = deque(maxlen=RARE_KEPT)
-        self._tally = ffi.new("lk_tally *", {"column_ns": COLUMN_NS})
-        self._where = ffi.new("uint32_t[]", BATCH)
-        self._mask = sum(1 << kind for kind in RARE)
+        self._tally = ffi.new("lk_tally *", {"column_ns": COLUMN_NS, "rare": sum(1 << kind for kind in RARE)})
+        self._out = ffi.new("lk_event[]", BATCH)
         self.columns = len(self._tally.columns)
+        self._cells = self.columns * len(self._tally.counts[0])
 
     def look(self) -> None:
-        """Count what has come since the last look; `new` says how many, `lost` how many of them nobody will see."""
+        """Count what has come since the last look; `new` says how many, `lost` how many nobody will see any more."""
         before = self.seen
-        batches, self.lost = self._feed.batches(before)
-        for batch, count in batches:
-            found = lib.lk_tally_events(self._tally, batch, count, before, self._mask, self._where)
-            raw = ffi.buffer(batch)
-            for place in self._where[0:found]:
-                self.rare.append(event(RECORD.unpack_from(raw, place * RECORD.size)))
-            if count:
-                self.seen = max(self.seen, batch[count - 1].seq)
-        self.new = self.seen - before - self.lost if before else 0
+        rare, self.seen, lost = self._feed.tally(self._tally, before, self._out)
+        self.rare.extend(event(record) for record in rare)
+        self.lost += lost if before else 0
+        self.new += self.seen - before
 
     @property
     def kick(self) -> Event | None:
@@ -58,17 +54,16 @@ class Tally:
 
     def newest(self, most: int) -> list[Event]:
         """The last events of any kind, as far as looked, oldest first."""
-        return [event(record) for record in self._feed.records_between(max(0, self.seen - most), self.seen)]
+        return [event(record) for record in self._feed.newest(self.seen, most)]
 
     def counts(self, lanes: Iterable[int], end_ns: int) -> dict[int, list[int]]:
         """For each lane: events in each column, up to the column in which `end_ns` is. The first is the oldest."""
-        last, columns = end_ns // COLUMN_NS, self._tally.columns
-        places = [column % self.columns for column in range(last - self.columns + 1, last + 1)]
-        valid = [last - self.columns < columns[place] <= last for place in places]
-        counts = self._tally.counts
-        return {
-            lane: [counts[place][lane] if ok else 0 for place, ok in zip(places, valid, strict=True)] for lane in lanes
-        }
+        last = end_ns // COLUMN_NS
+        at, flat = ffi.unpack(self._tally.columns, self.columns), ffi.unpack(self._tally.counts[0], self._cells)
+        step = self._cells // self.columns
+        starts = [column % self.columns for column in range(last - self.columns + 1, last + 1)]
+        rows = [place * step if last - self.columns < at[place] <= last else None for place in starts]
+        return {lane: [0 if row is None else flat[row + lane] for row in rows] for lane in lanes}
 
 
 def lane_of(one: Event) -> str:

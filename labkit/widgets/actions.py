@@ -87,14 +87,14 @@ def _migrate(case: Case) -> object:
     """To a listener in this process; what arrives is shown beside."""
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="labkit-") as folder:
-        with labkit.listen(f"unix:{folder}/vm.sock") as arrival:
-            migration = case.vm.migrate(arrival.address, wait=False)
-            while not migration.wait(timeout_s=0.05):
-                case.tell(str(migration.progress or "connecting"))
-                if case.stopped():
-                    migration.cancel()
-            case.arrives(arrival.machine(timeout_s=10.0))
+    folder = tempfile.TemporaryDirectory(prefix="labkit-")
+    with folder as path, labkit.listen(f"unix:{path}/vm.sock") as arrival:
+        migration = case.vm.migrate(arrival.address, wait=False)
+        while not migration.wait(timeout_s=0.05):
+            case.tell(str(migration.progress or "connecting"))
+            if case.stopped():
+                migration.cancel()
+        case.arrives(arrival.machine(timeout_s=10.0))
     return f"moved, {migration.downtime_s * 1000:.2f} ms down"
 
 
@@ -127,10 +127,13 @@ TABLE = (
         "End what is under way as soon as it can be, and forget what waits.", ALL, "stop",
     ),
     Action("pause", "machine", "Pause", "vm.pause()", (), "The vCPUs stop, then the notifiers (R10).", RUNS),
-    Action("resume", "machine", "Resume", "vm.resume()", (), "The notifiers start if DRIVER_OK is set (R10).", ("paused",)),
+    Action(
+        "resume", "machine", "Resume", "vm.resume()", (),
+        "The notifiers start if DRIVER_OK is set (R10).", ("paused",),
+    ),
     Action(
         "reset", "machine", "Reset", "vm.reset()", (),
-        "The reset button (R7): the guest starts again, without its driver.", ("running", "paused", "crashed", "exited"),
+        "The reset button (R7): the guest starts again, its driver not yet.", (*HERE, "crashed", "exited"),
     ),
     Action(
         "migrate", "machine", "Migrate", 'vm.migrate(labkit.listen("unix:" + path).address)', (),
@@ -148,8 +151,8 @@ TABLE = (
     ),
     Action("take_back", "notifiers", "Take back", "vm.take_back()", (), "The backend gives them back (R9).", HERE),
     Action(
-        "fault", "notifiers", "Fault", 'vm.fault.fail_{call}(queue={queue}, error="{error}")', ("call", "queue", "error"),
-        "The next such call of the host for this queue fails (R4, R15).", HERE,
+        "fault", "notifiers", "Fault", 'vm.fault.fail_{call}(queue={queue}, error="{error}")',
+        ("call", "queue", "error"), "The next such call of the host for this queue fails (R4, R15).", HERE,
     ),
     Action(
         "hold", "threads", "Hold", 'vm.hold("{actor}")', ("actor",),

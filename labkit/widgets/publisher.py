@@ -18,8 +18,8 @@ LOOK_SHARE = 0.04  # of a core, at most: a look that took long is not soon follo
 class Shown(Protocol):
     """A screen."""
 
-    def frame(self) -> bool:
-        """Look, and tell the page if something is new. Was there?"""
+    def frame(self, *, at_once: bool) -> bool:
+        """Look, and tell the page if something is new, or soon. Was there?"""
 
     @property
     def over(self) -> bool:
@@ -86,7 +86,7 @@ class Publisher:
     def _frames(self) -> bool:
         with self._lock:
             refs = list(self._screens)
-        new = [screen.frame() for ref in refs if (screen := ref()) is not None]
+        new = [screen.frame(at_once=False) for ref in refs if (screen := ref()) is not None]
         return any(new)
 
 

@@ -49,11 +49,12 @@ class Looker:
         board, keep = self._board, self.machine  # kept alive: its end would be the end of what is looked at
         try:
             with board.visitors:
+                self._tally.look()
                 pending = tuple(queue.notifier.pending for queue in _shown(board.proxy.queues, self._queue))
                 held = tuple(board.gates), tuple(board.gates.armed)
-                return board.runstate.state, board.feed.position(), pending, held, keep is None
+                return board.runstate.state, self._tally.seen, pending, held, keep is None
         except UsageError:
-            return "closed"
+            return "closed" if board.gone else "about to be closed"
 
     def look(self) -> Scene:
         """A new scene."""
@@ -61,20 +62,19 @@ class Looker:
         try:
             with self._board.visitors:
                 self.scene = self._look()
-        except UsageError:  # it was closed, and what is left of it is a copy
-            self.scene = self._look()
-            self.over = True
+        except UsageError:
+            if self._board.gone:  # what is left of it is a copy
+                self.scene = self._look()
+                self.over = True
         del keep
         return self.scene
 
     def _look(self) -> Scene:
         board, tally = self._board, self._tally
         state, proxy = board.runstate.state, board.proxy
-        kept = len(tally.rare)
         tally.look()
         self._owners.hear(tally.rare, tally.lost)
-        if (tally.seen, kept) != (0, 0):
-            self._hear()
+        self._hear()
         queues = _shown(proxy.queues, self._queue)
         newest = tally.newest(120)
         scene = head(board, state, self.machine is None)
@@ -88,11 +88,12 @@ class Looker:
         for part in dict.fromkeys("queues" if part == "rings" else part for part in self._parts):
             if part in made:
                 scene[part] = made[part]()
-        listed = len(scene.get("events", ()))
+        new, tally.new = tally.new, 0
         held = [{"actor": one.actor, "gate": one.gate, "queue": one.queue} for one in board.gates]
         return scene | {
             "changes": [self._change(one) for one in reversed(tally.rare) if one.kind is Kind.OWNER][:CHANGES_MOST],
-            "skipped": max(0, tally.new - listed),
+            "skipped": max(0, new - EVENTS_MOST),
+            "lost": tally.lost,
             "held": [] if state is State.CLOSED else held,
             "armed": [] if state is State.CLOSED else board.gates.armed,
             "actors": actors(board.plan.vcpus),

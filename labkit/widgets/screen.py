@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from labkit.widgets.scene import Looker, Scene
 
 STATIC = Path(__file__).parent / "static"
 MACHINES_MOST = 2
+FRAME_S = 0.1  # between two scenes of a machine that does something all the time
 
 
 class Screen(anywidget.AnyWidget):
@@ -35,14 +37,14 @@ class Screen(anywidget.AnyWidget):
     def __init__(
         self, looks: Sequence[Look], about: dict[str, Any], known: list[Action], fields: dict[str, dict[str, Any]]
     ) -> None:
-        self._looks, self._framing, self._mark = list(looks), threading.Lock(), None
+        self._looks, self._framing = list(looks), threading.Lock()
+        self._mark: tuple[list[object], object] = ([], None)
+        self._next = 0.0
         self._arrived: list[Any] = []
         self._hand = Hand(lambda: self.machines, known, fields, self._arrives, PUBLISHER.nudge)
         super().__init__(about=about, scene=self._built([look.look() for look in looks]))
         self.on_msg(self._told)
         PUBLISHER.add(self)
-
-    _mark: object
 
     @property
     def machines(self) -> list[Any]:
@@ -85,14 +87,16 @@ class Screen(anywidget.AnyWidget):
         """Nothing will change any more: the machines are closed, or the widget is."""
         return self.comm is None or all(look.over for look in self._looks)
 
-    def frame(self) -> bool:
-        """Look at everything now, and tell the page if something is new. Was there?"""
+    def frame(self, *, at_once: bool = True) -> bool:
+        """Look, and tell the page if something is new. Was there? Not `at_once`: it may be told a little later."""
         with self._framing:
-            looks = self._looks
-            mark = [look.mark() for look in looks], self._hand.asked, len(looks)
+            looks, asked, now = self._looks, self._hand.asked, time.monotonic()
+            mark = [look.mark() for look in looks], asked
             if mark == self._mark:
                 return False
-            self._mark = mark
+            if not at_once and asked == self._mark[1] and now < self._next:
+                return True
+            self._mark, self._next = mark, now + FRAME_S
             self.scene = self._built([self._of(look) for look in looks])
             return True
 

@@ -24,11 +24,13 @@ void lk_feed_guard(lk_feed *feed, lk_gates *gates);
 
 typedef struct {
     uint64_t column_ns; /* how long a column is */
+    uint64_t rare; /* kinds, as bits: of these each is told */
     uint64_t columns[TALLY_COLUMNS]; /* which column of all time stands at this place */
     uint32_t counts[TALLY_COLUMNS][TALLY_LANES];
     lk_event kick; /* the newest kick of the guest, as who took it told; seq 0: none yet */
 } lk_tally;
 
-uint32_t lk_tally_events(lk_tally *tally, const lk_event *events, uint32_t count, uint64_t after, uint64_t rare, uint32_t *where);
+int lk_tally_event(lk_tally *tally, const lk_event *event);
+uint32_t lk_feed_tally(const lk_feed *feed, uint64_t *from, lk_tally *tally, lk_event *out, uint32_t most, uint64_t *lost);
 void lk_set_actor(uint16_t actor);
 uint16_t lk_actor(void);
