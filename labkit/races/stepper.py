@@ -227,7 +227,7 @@ class Stepper:
         verdicts = [(one.name, one.state, one.seen or one.sentence) for one in self.invariants]
         return "".join(
             [
-                views.table(f"{self.scenario.name}: {self.schedule}", ("actor", "can go", "stands", "next"), actors),
+                views.table(f"schedule {self.schedule}", ("actor", "can go", "stands", "next"), actors),
                 views.table("what must hold", ("invariant", "state", "seen, or what its breach means"), verdicts),
                 views.table("decisions", ("", "went", "stood", "began", "did"), taken),
             ]
