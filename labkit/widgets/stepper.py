@@ -20,12 +20,12 @@ FORGOTTEN = "closed: nobody held it; keep it in a variable, s = scenario.stepper
 def _search(case: Case) -> str:
     def told(schedules: int, failures: int) -> None:
         if case.stopped():
-            raise UsageError(f"stopped after {schedules} schedules, {failures} of them broken")
-        case.tell(f"{schedules} schedules")
+            raise UsageError(f"stopped: {schedules} schedules were tried, {failures} are broken")
+        case.tell(f"{schedules} tried")
 
     report = case.vm.search(progress=told)
     found = f"{report.failures[0].invariant} is broken" if report.failures else "nothing is broken"
-    return f"{report.schedules} schedules{', all there are' if report.complete else ''}: {found}"
+    return f"{report.schedules} tried{', all there are' if report.complete else ''}: {found}"
 
 
 TABLE = (
