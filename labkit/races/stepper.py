@@ -175,7 +175,7 @@ class Stepper:
         if self._closed:
             raise UsageError("the stepper is closed")
 
-    # -- its end ----------------------------------------------------------------------------------------
+    # -- its end ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Idempotent. Ends a search under way."""
@@ -199,9 +199,10 @@ class Stepper:
             from labkit.widgets.stepper import StepperScreen
         except ImportError as error:
             raise UsageError(f"a live view needs anywidget: pip install anywidget ({error})") from error
-        with self._turn:
-            self._view = self._view or StepperScreen(self)
-            return self._view
+        if self._view is None:  # with one a search may be under way, which has the turn
+            with self._turn:
+                self._view = self._view or StepperScreen(self)
+        return self._view
 
     def _values(self) -> dict[str, object]:
         state = f"ended: {self.outcome}" if self.over else f"{' or '.join(self.can)} can go"
