@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from labkit.virtio.devices.base import Device
     from labkit.virtio.faults import Faults
     from labkit.virtio.proxy import Proxy
-    from labkit.widgets.screen import Screen
 
 _numbers = itertools.count()
 POLL_S = 0.01
@@ -169,7 +168,7 @@ class Machine(MachineLook):
         result: dict[str, int] = board.gates.call(board.owner, lambda: board.look_at(vcpu))
         return result
 
-    def dashboard(self) -> Screen:
+    def dashboard(self) -> Any:
         """The machine as it is from moment to moment, in a cell, with buttons: see docs/screen.md.
 
         It keeps no machine alive. UsageError: anywidget is not installed.

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from jupyter_core.utils import ensure_event_loop
 
 import labkit
 from labkit import bench
@@ -37,7 +38,7 @@ NAMES = [
     *("requests_off_1", "requests_off_8", "requests_off_32", "threads_on", "threads_off", "blocked_on", "blocked_off"),
     *("spin", "boot", "reset", "reset_in_use", "pause_resume", "snapshot", "restore", "restore_running"),
     *("migrate_total_idle", "migrate_downtime_idle", "migrate_total_storm", "migrate_downtime_storm", "pages"),
-    *("schedule", "event", "import"),
+    *("schedule", "screen", "screen_cpu", "event", "import"),
 ]
 LEFT_OUT = ["threads_on", "threads_off", "blocked_on", "blocked_off"]  # on the emulated CPU
 ON_BOTH = [pytest.param(cpu, marks=getattr(pytest.mark, cpu)) for cpu in ("kvm", "emulated")]
@@ -63,7 +64,13 @@ def test_the_rows_are_the_promised_ones() -> None:
     assert list(BY_NAME) == NAMES
 
 
-@pytest.mark.usefixtures("leaves_nothing")
+@pytest.fixture
+def event_loop_there() -> None:
+    """The client of a kernel makes one for this thread, and keeps it."""
+    ensure_event_loop()
+
+
+@pytest.mark.usefixtures("event_loop_there", "leaves_nothing")
 @pytest.mark.parametrize(
     ("name", "back_end"),
     [*((name, "auto") for name in NAMES if name in NEEDS_NO_GUEST), *rows_of("kvm"), *rows_of("emulated")],

@@ -277,3 +277,37 @@ def test_a_wait_for_a_gate_can_be_interrupted(vm: labkit.Machine) -> None:
     asked(vm)
     vm.guest.kick()
     assert vm.gates.wait("iothread", WAIT_S) is not None
+
+
+# -- closed meanwhile --------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_machine_holds_nobody(boot: Boot) -> None:
+    """Its gates were freed with it: a look afterwards finds nobody, and a wait ends."""
+    vm = boot()
+    vm.hold("iothread")
+    vm.close()
+    assert list(vm.gates) == []
+    assert "held behind" not in repr(vm)
+    with pytest.raises(UsageError, match="the machine is closed"):
+        vm.gates.wait("iothread")
+
+
+@pytest.mark.parametrize("waits", ["gate", "step"])
+def test_a_close_ends_the_wait_of_another_thread(boot: Boot, waits: str) -> None:
+    """Whoever waits for a gate or for the guest is told; the core is freed when he has left it."""
+    vm, told, began = boot(irq="poll"), list[BaseException](), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        try:
+            vm.gates.wait("backend", WAIT_S) if waits == "gate" else vm.guest.wait(timeout_s=WAIT_S)
+        except UsageError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    began.wait()
+    vm.close()
+    waiting.join()
+    assert [str(error).startswith("the machine is closed") for error in told] == [True]

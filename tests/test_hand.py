@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from screens import click, outcome, seen
 
 import labkit
 from labkit.virtio.notifier import REVISIONS
 from labkit.widgets import actions
 from labkit.widgets.hand import WAITING_MOST, Lane
-from screens import click, outcome, seen
 
 Boot = Callable[..., labkit.Machine]
 Shown = Callable[..., tuple[labkit.Machine, Any]]

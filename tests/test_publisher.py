@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from screens import click
 
 import labkit
 from labkit import UsageError
 from labkit.widgets import dashboard, pair, publisher
 from labkit.widgets.publisher import PUBLISHER, Publisher
-from screens import click
 
 Boot = Callable[..., labkit.Machine]
 WAIT_S = 30.0
@@ -26,7 +26,7 @@ class Page:
     def __init__(self) -> None:
         self.over, self.looked = False, threading.Semaphore(0)
 
-    def frame(self, *, at_once: bool) -> bool:  # noqa: ARG002
+    def frame(self, *, at_once: bool) -> bool:
         """Nothing is ever new."""
         self.looked.release()
         return False
@@ -215,7 +215,7 @@ def test_a_pair_says_that_nothing_came(shown: Callable[..., Any], listen: Callab
 
 def test_a_pair_is_of_machines() -> None:
     """Anything else is the caller's mistake."""
-    with pytest.raises(UsageError, match="a machine, or what labkit.listen gives"):
+    with pytest.raises(UsageError, match=r"a machine, or what labkit\.listen gives"):
         pair("vm0", "vm1")
 
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
+from screens import register, seen
 
 import labkit
 from labkit import GuestError, UsageError
@@ -20,7 +21,6 @@ from labkit.trace.tally import COLUMN_NS, Tally
 from labkit.virtio.notifier import REVISIONS
 from labkit.widgets.scene import EVENTS_MOST, Looker, would
 from labkit.widgets.timeline import Owners, timeline
-from screens import register, seen
 
 Boot = Callable[..., labkit.Machine]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from labkit import abi
-from labkit.bench import costs, kicks, life, moves, requests, schedules, spin, states, threads
+from labkit.bench import costs, kicks, life, moves, requests, schedules, screen, spin, states, threads
 from labkit.bench.row import PAGES_PER_S, PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
 
 _RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
@@ -164,6 +164,24 @@ SPECS = (
         "one schedule of a search, from rewinding the machine to the invariants: a kick, and DRIVER_OK cleared",
         "the same steps of the guest without gates, and DRIVER_OK set again",
         schedules.one,
+    ),
+    Spec(
+        "screen",
+        REQUESTS_PER_S,
+        "one-sector reads, 8 in flight, of a guest in a notebook's kernel that a dashboard shows",
+        "the same with nobody looking",
+        screen.throughput,
+        Target("ratio", 1.03),
+        screen.why_not,
+    ),
+    Spec(
+        "screen_cpu",
+        PERCENT,
+        "of a core, what the thread that looks for the dashboard uses meanwhile",
+        "a thread that wakes as often and does nothing",
+        screen.of_a_core,
+        Target("value", 5.0),
+        screen.why_not,
     ),
     Spec(
         "event",

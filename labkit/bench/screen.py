@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from labkit.bench.row import Effort, Samples, interleaved
+from labkit.bench.row import FULL, Effort, Samples, interleaved
 from labkit.errors import HostError
 
-STORM_S = 0.7  # long enough for a dozen frames
+STORM_S = 0.7  # long enough for some frames; less if little effort is to be made
+LEAST_S = 0.4
 TIMEOUT_S = 60.0
-SETTLES_S, IDLE_S = 0.5, 2.0
+IDLE_S = 2.0
 
 PREPARE = """
-import json, time, labkit
-from labkit.widgets.publisher import PUBLISHER
+import json, threading, time, labkit
+from labkit.widgets.publisher import PERIOD_S, PUBLISHER
 
 vm = labkit.boot(cpu={cpu!r})
 rate = vm.guest.storm(500).requests_per_s
 
 def storm(shown):
     screen = vm.dashboard() if shown else None
+    time.sleep({settles})
     used, start = PUBLISHER.cpu_s, time.monotonic()
     done = vm.guest.storm(max(100, int(rate * {seconds})))
-    share = (PUBLISHER.cpu_s - used) / (time.monotonic() - start)
+    percent = 100 * (PUBLISHER.cpu_s - used) / (time.monotonic() - start)
     if screen is not None:
         screen.close()
         PUBLISHER.wait_for_end(5)
-    print(json.dumps([done.requests_per_s, 100 * share]))
+    return done.requests_per_s if done.errors == 0 else 0, percent
+
+def wakes():
+    used = []
+    def run():
+        until = time.monotonic() + {seconds}
+        while time.monotonic() < until:
+            time.sleep(PERIOD_S)
+        used.append(time.thread_time())
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return 100 * used[0] / {seconds}
 """
 IDLE = """
 screen = vm.dashboard()
@@ -47,29 +61,24 @@ def why_not() -> str:
 def throughput(effort: Effort) -> Samples:
     """Requests a second, shown and not."""
     with kernel(effort) as run:
-        return interleaved(lambda: _storm(run, True)[0], lambda: _storm(run, False)[0], effort.repetitions)
+        return interleaved(
+            lambda: run.value("storm(True)[0]"), lambda: run.value("storm(False)[0]"), effort.repetitions
+        )
 
 
 def of_a_core(effort: Effort) -> Samples:
-    """CPU of the thread that looks, in percent of a core, while the guest storms; and with nothing to look at."""
+    """CPU of the thread that looks while the guest storms, and of one that only wakes as often: percent of a core."""
     with kernel(effort) as run:
-        return interleaved(lambda: _storm(run, True)[1], lambda: _storm(run, False)[1], effort.repetitions)
+        return interleaved(lambda: run.value("storm(True)[1]"), lambda: run.value("wakes()"), effort.repetitions)
 
 
-def messages_when_idle(cpu: str = "auto") -> int:
+def messages_when_idle(effort: Effort) -> int:
     """How many messages a page gets in two seconds from a machine that does nothing."""
-    from labkit.bench.row import QUICK
-
-    with kernel(QUICK, cpu) as run:
-        run(IDLE.format(settles=SETTLES_S))
+    with kernel(effort) as run:
+        run(IDLE.format(settles=LEAST_S))
         run.messages = 0
         run(f"time.sleep({IDLE_S})")
         return run.messages
-
-
-def _storm(run: Kernel, shown: bool) -> tuple[float, float]:
-    rate, percent = json.loads(run(f"storm({shown})"))
-    return rate, percent
 
 
 class Kernel:
@@ -78,6 +87,10 @@ class Kernel:
     def __init__(self, client: Any) -> None:
         self._client = client
         self.messages = 0  # of widgets
+
+    def value(self, code: str) -> float:
+        """What an expression gives."""
+        return float(self(f"print({code})"))
 
     def __call__(self, code: str) -> str:
         """Run a cell, and give what it printed. HostError: it failed."""
@@ -90,19 +103,20 @@ class Kernel:
 
         reply = self._client.execute_interactive(code, timeout=TIMEOUT_S, output_hook=hear)["content"]
         if reply["status"] != "ok":
-            raise HostError("ipykernel", 5, f"{reply.get('ename')}: {reply.get('evalue')}")
+            raise HostError("ipykernel", errno.EIO, f"{reply.get('ename')}: {reply.get('evalue')}")
         return "".join(said)
 
 
 @contextmanager
-def kernel(effort: Effort, cpu: str = "") -> Iterator[Kernel]:
+def kernel(effort: Effort) -> Iterator[Kernel]:
     """A fresh one, with a machine in it."""
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         run = Kernel(client)
-        run(PREPARE.format(cpu=cpu or effort.cpu, seconds=STORM_S))
+        seconds = max(LEAST_S, STORM_S * min(1.0, effort.requests / FULL.requests))
+        run(PREPARE.format(cpu=effort.cpu, seconds=seconds, settles=LEAST_S))
         yield run
     finally:
         client.stop_channels()

@@ -62,13 +62,13 @@ class Publisher:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        busy_at = time.monotonic()
+        busy_at, counted = time.monotonic(), 0.0
         while self._any():
             start, cpu = time.monotonic(), time.thread_time()
             if self._frames():
                 busy_at = start
             used = time.thread_time() - cpu
-            self.cpu_s += used
+            self.cpu_s, counted = self.cpu_s + cpu + used - counted, cpu + used
             calm = start - busy_at > CALM_AFTER_S
             if self._nudged.wait(CALM_PERIOD_S if calm else max(PERIOD_S, used / LOOK_SHARE)):
                 self._nudged.clear()
