@@ -138,8 +138,8 @@ def test_a_deadlock_is_seen_and_not_suffered(cpu: str, monkeypatch: pytest.Monke
         assert {run.outcome for run in found} == {Outcome.DEADLOCK, Outcome.DONE}
         (broken,) = dead[0].broken
         assert broken.invariant == "no-deadlock"
-        assert "main waits for a vCPU to stop and has the big lock" in broken.seen
-        assert "vcpu0 waits for the big lock" in broken.seen
+        assert "main waiting for a vCPU to stop, with the big lock" in broken.seen
+        assert "vcpu0 before the big lock" in broken.seen
         assert player.play(Choice(plan=dead[0].actors)).outcome is Outcome.DEADLOCK
 
 
@@ -182,8 +182,8 @@ def test_a_specimen_that_deadlocks_has_both_stacks(cpu: str) -> None:
     specimen = museum.find("lock-and-wait")
     played = replay(specimen.name, specimen.order, [specimen.name], cpu=cpu)
     said = (played.stacks, repr(played), repr(museum.run(specimen.name, cpu, search=False)))
-    assert all("iothread waits for the big lock" in one for one in said)
-    assert all("vcpu0 waits for the iothread's handler to be done and has the big lock" in one for one in said)
+    assert all("iothread before the big lock" in one for one in said)
+    assert all("vcpu0 waiting for the iothread's handler to be done, with the big lock" in one for one in said)
     assert functions(played.stacks, "iothread") == ["core"]
     held = functions(played.stacks, "vcpu0")
     assert held.index("_serve_exit") < held.index("write_config") < held.index("_stop") < held.index("detach")

@@ -195,7 +195,7 @@ MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
     "trace": frozenset({"trace.perfetto"}),
     "machine": frozenset({"saving", "museum", "widgets"}),
     **dict.fromkeys(("holds", "trace", "virtio"), frozenset({"widgets"})),  # view()
-    "races": frozenset({"museum"}),  # a specimen's scenario by its name
+    "races": frozenset({"museum", "widgets"}),  # a specimen's scenario by its name; a stepper's view
     "": frozenset({"widgets", "course"}),
 }
 

@@ -213,7 +213,7 @@ def test_stacks_come_from_other_processes(processes: Executor, cpu: str) -> None
         explore(wrong[0], mutations=wrong, cpu=cpu, executor=one).failures for one in (None, processes)
     )
     assert there == here
-    assert "vcpu0 waits for the iothread's handler" in there.stacks and there.stacks.endswith(" detach")
+    assert "vcpu0 waiting for the iothread's handler" in there.stacks and there.stacks.endswith(" detach")
 
 
 def test_what_cannot_go_elsewhere_is_refused(cpu: str) -> None:

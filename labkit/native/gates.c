@@ -54,6 +54,9 @@ struct lk_gates {
     int policy;
     uint64_t random, did;
     lk_decision record[GATES_DECISIONS_MAX];
+    int stands_noted;
+    uint64_t events_then;
+    lk_stand stands[GATES_ACTORS]; /* when the plan ended, as those events */
 };
 
 static __thread unsigned locks; /* that this thread has: HAS_* */
@@ -214,8 +217,28 @@ static unsigned by_policy(lk_gates *gates, uint32_t enabled)
     }
 }
 
+static uint16_t kind_at(const actor_at *actor)
+{
+    return actor->place == PLACE_LOCK ? (uint16_t)actor->what : actor->kind;
+}
+
+/* Once in a schedule. The mutex is held. */
+static void note_stands(lk_gates *gates)
+{
+    if (gates->stands_noted)
+        return;
+    gates->stands_noted = 1;
+    gates->events_then = lk_feed_next(gates->machine->feed);
+    for (unsigned i = 0; i < GATES_ACTORS; i++) {
+        const actor_at *actor = &gates->actors[i];
+        int place = is_there(i, actor) ? actor->place : PLACE_IDLE; /* a thread that is made when there is work */
+        gates->stands[i] = (lk_stand){.place = (uint8_t)place, .kind = kind_at(actor)};
+    }
+}
+
 static void finish(lk_gates *gates, int outcome)
 {
+    note_stands(gates);
     if (gates->active && gates->look && (outcome == SCHEDULE_DEADLOCK || outcome == SCHEDULE_STUCK))
         gates->look(gates->looks);
     gates->active = 0;
@@ -224,7 +247,7 @@ static void finish(lk_gates *gates, int outcome)
     for (unsigned i = 0; i < GATES_ACTORS; i++) {
         actor_at *actor = &gates->actors[i];
         actor->stood = (lk_stood){.place = actor->place,
-                                  .kind = actor->place == PLACE_LOCK ? actor->what : actor->kind,
+                                  .kind = kind_at(actor),
                                   .has = actor->place == PLACE_AWAY ? 0 : actor->has,
                                   .thread = (uint64_t)actor->thread};
         pthread_cond_broadcast(&actor->moved);
@@ -247,7 +270,7 @@ static void let(lk_gates *gates, unsigned who, uint32_t enabled)
     int idle = actor->place == PLACE_IDLE, new_step = idle && actor->next_step < actor->steps;
     gates->record[gates->decisions++] = (lk_decision){.actor = (uint8_t)who,
                                                       .before = (uint8_t)actor->place,
-                                                      .kind = idle ? (uint16_t)actor->next_step : actor->kind,
+                                                      .kind = idle ? (uint16_t)actor->next_step : kind_at(actor),
                                                       .enabled = enabled,
                                                       .seq = lk_feed_next(gates->machine->feed)};
     gates->last = who;
@@ -273,6 +296,8 @@ static void decide(lk_gates *gates)
         waits |= (actor->place == PLACE_LOCK ? UINT32_C(1) : 0) << lowest(left);
         enabled |= (can_go(gates, actor) ? UINT32_C(1) : 0) << lowest(left);
     }
+    if (gates->decisions == gates->planned)
+        note_stands(gates);
     if (!enabled) {
         finish(gates, waits ? SCHEDULE_DEADLOCK : SCHEDULE_DONE);
     } else if (gates->decisions >= gates->limit) {
@@ -633,6 +658,7 @@ int lk_schedule_begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps,
     gates->length = plan->length;
     gates->limit = plan->limit < GATES_DECISIONS_MAX ? plan->limit : GATES_DECISIONS_MAX;
     gates->decisions = 0;
+    gates->stands_noted = 0;
     gates->last = 0;
     gates->outcome = rest ? SCHEDULE_RUNS : SCHEDULE_STUCK;
     shuffle_priorities(gates);
@@ -719,6 +745,16 @@ void lk_schedule_look(lk_gates *gates, void (*look)(void *who), void *who)
     gates->look = look;
     gates->looks = who;
     pthread_mutex_unlock(&gates->mutex);
+}
+
+/* Where each of GATES_ACTORS stood when the plan ended. Returns how many events there had been in the feed. */
+uint64_t lk_schedule_stands(lk_gates *gates, lk_stand *out)
+{
+    pthread_mutex_lock(&gates->mutex);
+    memcpy(out, gates->stands, sizeof gates->stands);
+    uint64_t events = gates->events_then;
+    pthread_mutex_unlock(&gates->mutex);
+    return events;
 }
 
 /* Who was let go, decision by decision. Returns how many decisions there were. */

@@ -1,9 +1,9 @@
 """You are the scheduler: which orders of vCPU, iothread, backend and main thread are there, and what breaks in which?
 
 `scenario.py` says what is played and `invariants.py` what must hold; `player.py` plays one schedule on a real guest,
-`search.py` says which to play, `pool.py` who plays them, `schedules.py` how one is written down. `stacks.py` says where
-threads stood in a deadlock. `barriers.py` is about an order that no schedule decides: that of a CPU's own stores and
-loads.
+`search.py` says which to play, `pool.py` who plays them, `schedules.py` how one is written down; `stepper.py` lets a
+person decide one, and `moment.py` says where everybody stands then; `stacks.py` says it of threads in a deadlock.
+`barriers.py` is about an order that no schedule decides: that of a CPU's own stores and loads.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from labkit.races.pool import Elsewhere, Here, finished
 from labkit.races.report import Failure, Replay, Report, switches
 from labkit.races.scenario import Act, Scenario, Step
 from labkit.races.search import Branch, Chance, Depth, search
+from labkit.races.stepper import Stepper
 
 __all__ = [
     "Act",
@@ -36,9 +37,11 @@ __all__ = [
     "Report",
     "Scenario",
     "Step",
+    "Stepper",
     "explore",
     "litmus",
     "replay",
+    "stepper",
 ]
 
 SCHEDULERS = ("dfs", "pct", "random", "round-robin")
@@ -135,6 +138,11 @@ def replay(scenario: Scenario | str, schedule: str, mutations: Sequence[str] = (
     broken = tuple(one.invariant for one in run.broken)
     stacks = next((one.stacks for one in run.broken), "")
     return Replay(scenario.name, schedules.encode(scenario, run.actors), broken, tuple(events), stacks)
+
+
+def stepper(scenario: Scenario | str, mutations: Sequence[str] = (), *, cpu: str = "auto") -> Stepper:
+    """Decide a schedule step by step. UsageError: no such scenario or mutation, or it cannot be prepared."""
+    return Stepper(_scenario(scenario), mutations, cpu)
 
 
 def _scenario(which: Scenario | str) -> Scenario:

@@ -72,6 +72,13 @@ class Decision(NamedTuple):
     seq: int
 
 
+class PlanEnd(NamedTuple):
+    """When the plan ended, or the schedule if that was before: events until then, and each actor's PLACE_* and kind."""
+
+    event: int
+    places: dict[int, tuple[int, int]]
+
+
 class Broken(NamedTuple):
     """An invariant that does not hold: its name, what that means, what was seen.
 
@@ -121,7 +128,8 @@ class Player:
         self._options = {"irq": "poll", "mutations": always, "cpu": cpu, **scenario.boot}
         self._programs = _programs_of(scenario)
         self._decisions = ffi.new("lk_decision[]", scenario.limit)
-        self._judges = tuple(dict.fromkeys((*ALWAYS, *scenario.invariants)))
+        self._stands, self._events_then = ffi.new("lk_stand[]", lib.GATES_ACTORS), 0
+        self.judges = tuple(dict.fromkeys((*ALWAYS, *scenario.invariants)))
         self._prepare()
 
     def _prepare(self) -> None:
@@ -163,8 +171,16 @@ class Player:
             raise
         if run.outcome is Outcome.WRONG:
             at = len(run.actors)
-            raise UsageError(f"decision {at} of the schedule lets {choice.plan[at]} go, which cannot")
+            who = gates.name_of(choice.plan[at])
+            raise UsageError(f"decision {at} of the schedule lets {who} go, which cannot")
         return run
+
+    @property
+    def plan_end(self) -> PlanEnd:
+        """Of the schedule that was played last."""
+        stands = enumerate(self._stands)
+        places = {n: (int(at.place), int(at.kind)) for n, at in stands if self._actors >> n & 1}
+        return PlanEnd(self._events_then, places)
 
     def _watched(self, work: Callable[[], Any]) -> Any:
         """Do it in the owner thread, and see that it gets on. UsageError: it stands still."""
@@ -222,6 +238,7 @@ class Player:
             self._schedule(choice, main_steps=len(self.scenario.main))
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
         taken = self._taken()
+        self._events_then = lib.lk_schedule_stands(self._gates, self._stands)
         last = lib.lk_schedule_ended(self._gates)
         records = board.feed.records_between(first, last)
         seen = Seen(board, records, outcome, self._stood(outcome), still.stops, still.changed)
@@ -278,7 +295,7 @@ class Player:
 
     def _judge(self, seen: Seen) -> tuple[Broken, ...]:
         """What did not come to an end goes on while it is looked at: then nothing else is asked."""
-        judges = self._judges if seen.outcome == Outcome.DONE else ALWAYS
+        judges = self.judges if seen.outcome == Outcome.DONE else ALWAYS
         stacks = text(seen.stood)
         return tuple(Broken(one.name, one.broken, what, stacks) for one in judges if (what := one.check(seen)))
 

@@ -7,9 +7,9 @@ A guest's step is one of the agent's commands that does not wait for the device:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labkit.abi import NUMBERS, SECTOR_BYTES, BlkType, Command
 from labkit.board import Board
@@ -19,6 +19,9 @@ from labkit.machine import Machine
 from labkit.races.invariants import Invariant
 from labkit.trace.events import Kind
 from labkit.virtio.devices.base import Device
+
+if TYPE_CHECKING:
+    from labkit.races.stepper import Stepper
 
 WAITS = frozenset({Command.WAIT, Command.REQUEST, Command.STORM, Command.KICK_LOOP})
 LIMIT = 400  # decisions; a schedule that takes more does not end
@@ -96,6 +99,12 @@ class Scenario:
         said += [f"{index}: {step}" for index, steps in sorted(self.steps.items()) for step in steps]
         said += [act.name for act in self.main]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:4]
+
+    def stepper(self, mutations: Sequence[str] = (), cpu: str = "auto") -> Stepper:
+        """Decide a schedule of it step by step. UsageError: no such mutation, or it cannot be prepared."""
+        from labkit.races.stepper import Stepper
+
+        return Stepper(self, mutations, cpu)
 
 
 def kick(queue: int = 0, times: int = 1) -> Step:

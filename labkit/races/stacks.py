@@ -10,18 +10,11 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from labkit.native import ffi, lib
-from labkit.trace import gates
+from labkit.races.places import where
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MACHINERY = ("labkit.threads", "labkit.owner", "labkit.races.player")  # how an actor came to do anything
 IN_C = "in the C core"
-WANTS = {
-    lib.WANTS_BIG_LOCK: "waits for the big lock",
-    lib.WANTS_BACKENDS_LOCK: "waits for the backend's lock",
-    lib.WANTS_VCPU_OUT: "waits for a vCPU to stop",
-    lib.WANTS_LOOP_GONE: "waits for a loop's thread to end",
-    lib.WANTS_HANDLER_DONE: "waits for the iothread's handler to be done",
-}
 HAS = {lib.HAS_BIG_LOCK: "the big lock", lib.HAS_BACKENDS_LOCK: "the backend's lock"}
 RESTS = (lib.PLACE_IDLE, lib.PLACE_STOPPED)
 
@@ -46,8 +39,8 @@ class Stacks:
         """Once the schedule has ended."""
         at = ffi.new("lk_stood *")
         lib.lk_schedule_stood(self._gates, actor, at)
-        where = _place(at.place, at.kind) + _with(at.has)
-        return Stood(where) if at.place in RESTS else Stood(where, self._seen.get(at.thread) or (IN_C,))
+        stands = where(at.place, at.kind) + _with(at.has)
+        return Stood(stands) if at.place in RESTS else Stood(stands, self._seen.get(at.thread) or (IN_C,))
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
@@ -61,8 +54,8 @@ def lk_python_look(seen: Any) -> None:
 def text(stood: Mapping[str, Stood]) -> str:
     """A line for each actor, and under it one for each function."""
     lines: list[str] = []
-    for actor, (where, stack) in stood.items():
-        lines += [f"{actor} {where}", *(f"  {line}" for line in stack)]
+    for actor, (stands, stack) in stood.items():
+        lines += [f"{actor} {stands}", *(f"  {line}" for line in stack)]
     return "\n".join(lines)
 
 
@@ -89,17 +82,6 @@ def _file(frame: FrameType) -> str:
     return str(path.relative_to(PACKAGE.parent)) if path.is_relative_to(PACKAGE) else path.name
 
 
-def _place(place: int, kind: int) -> str:
-    """In words; `kind`: of the event it stands behind, or what it waits for."""
-    return {
-        lib.PLACE_AWAY: "runs",
-        lib.PLACE_GATE: f"stands behind {gates.gate_of(kind)}",
-        lib.PLACE_LOCK: WANTS.get(kind, ""),
-        lib.PLACE_IDLE: "is idle",
-        lib.PLACE_STOPPED: "is stopped",
-    }[place]
-
-
 def _with(has: int) -> str:
     names = [name for bit, name in HAS.items() if has & bit]
-    return f" and has {' and '.join(names)}" if names else ""
+    return f", with {' and '.join(names)}" if names else ""

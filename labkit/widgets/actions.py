@@ -222,6 +222,10 @@ def _checked(name: str, value: object, field: Mapping[str, Any]) -> int | str:
         if not isinstance(value, str) or value not in field["choices"]:
             raise UsageError(f"{name}={_short(value)}: one of {', '.join(field['choices'])}")
         return value
+    if field["kind"] == "text":
+        if not isinstance(value, str) or len(value) > field["most"]:
+            raise UsageError(f"{name}={_short(value)}: a text of {field['most']} characters at most")
+        return value
     if isinstance(value, bool) or not isinstance(value, int) or not field["least"] <= value <= field["most"]:
         raise UsageError(f"{name}={_short(value)}: a whole number from {field['least']} to {field['most']}")
     return value

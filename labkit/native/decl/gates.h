@@ -37,11 +37,18 @@
 typedef struct {
     uint8_t actor; /* who was let go */
     uint8_t before; /* PLACE_* where it stood */
-    uint16_t kind; /* of the event it stood behind; of a vCPU's or the main thread's new step: the step's index */
+    uint16_t kind; /* of the event it stood behind; of a vCPU's or the main thread's new step: the step's index; of
+                      PLACE_LOCK: what it wanted the flag to be, 0 of a lock */
     uint32_t enabled; /* bit n: actor n could have gone */
     uint64_t did; /* bit n: events of kind n that it emitted until its next place */
     uint64_t seq; /* events in the feed before it went */
 } lk_decision;
+
+/* where an actor stood when the plan ended, or the schedule if that was before; `kind` as in a decision */
+typedef struct {
+    uint8_t place;
+    uint16_t kind;
+} lk_stand;
 
 /* who goes: as planned, and after that by a policy */
 typedef struct {
@@ -82,4 +89,5 @@ int lk_schedule_outcome(lk_gates *gates);
 uint64_t lk_schedule_ended(lk_gates *gates);
 void lk_schedule_stood(lk_gates *gates, unsigned actor, lk_stood *out);
 void lk_schedule_look(lk_gates *gates, void (*look)(void *who), void *who);
+uint64_t lk_schedule_stands(lk_gates *gates, lk_stand *out);
 unsigned lk_schedule_decisions(lk_gates *gates, lk_decision *out, unsigned most);
