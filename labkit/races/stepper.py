@@ -175,7 +175,7 @@ class Stepper:
         if self._closed:
             raise UsageError("the stepper is closed")
 
-    # -- its end ---------------------------------------------------------------------------------------------------------
+    # -- its end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Idempotent. Ends a search under way."""
