@@ -144,6 +144,7 @@ out['taken'] = [e.time_ns for e in vm.trace.events('kick_eventfd') if e['kicks']
 out['actors'] = sorted({p.actor for p in kernel})
 out['order'] = [p.time_ns for p in kernel]
 out['lost'] = kernel.lost
+out['shown'] = repr(kernel), repr(kernel[0]), kernel._repr_html_()
 out['rows'] = len(vm.trace.frame(kernel=kernel)), len(vm.trace.events()), len(kernel), len(kernel.frame())
 """)
     assert len(found["kicks"]) == len(found["taken"]) == 2
@@ -152,6 +153,10 @@ out['rows'] = len(vm.trace.frame(kernel=kernel)), len(vm.trace.events()), len(ke
     assert set(found["actors"]) <= {"vcpu0", "iothread", "backend", "owner"}
     assert {"vcpu0", "backend"} <= set(found["actors"])  # one that was started later, too
     assert found["order"] == sorted(found["order"])
+    plain, first, table = found["shown"]
+    assert plain == f"<trace of the kernel: {len(found['order'])} events>"
+    assert " kvm_" in first
+    assert "kvm_userspace_exit</td>" in table and "vcpu0</td>" in table
     together, events, points, alone = found["rows"]
     assert (together, alone, found["lost"]) == (events + points, points, 0)
 
@@ -166,10 +171,10 @@ def said(work):
     except labkit.LabkitError as error:
         return type(error).__name__, str(error)
 def inside():
-    with vm.trace.kernel(['kvm_pio']) as kernel:
+    with vm.trace.kernel('kvm_pio') as kernel:
         raise labkit.UsageError('mine')
 out['inside'] = said(inside)
-out['point'] = said(vm.trace.kernel(['kvm_pio', '../enable']).start)
+out['point'] = said(vm.trace.kernel('kvm_pio', '../enable').start)
 twice = vm.trace.kernel()
 twice.start()
 out['twice'] = said(twice.start)

@@ -151,7 +151,7 @@ def test_who_comes_to_no_gate_is_told_of(cpu: str) -> None:
         first = player.vm
         run = player.play(Choice())
         assert run.outcome is Outcome.STUCK
-        assert [(one.invariant, "vcpu0 runs" in one.seen) for one in run.broken] == [("ends", True)]
+        assert [(one.invariant, "vcpu0 running" in one.seen) for one in run.broken] == [("ends", True)]
         assert player.play(Choice()).outcome is Outcome.STUCK
         assert (first.state, player.vm.state) == ("closed", "running")
 

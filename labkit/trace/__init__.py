@@ -94,10 +94,10 @@ class Trace:
 
         write(path, self._record(), kernel)
 
-    def kernel(self, points: Sequence[str] | None = None) -> KernelTrace:
+    def kernel(self, *points: str) -> KernelTrace:
         """Watch what KVM does for this machine: `with vm.trace.kernel() as kernel: ...`, or `start()` and `stop()`.
 
-        `points` are names of KVM's tracepoints, "kvm_pio" ...; None: those of kicks, exits and interrupts. Needs root
+        `points` are names of KVM's tracepoints, "kvm_pio" ...; none: those of kicks, exits and interrupts. Needs root
         and tracefs (HostError if they are not there, with the mend). UsageError: a recording, or no machine of KVM's.
         """
         from labkit.trace.kernel import POINTS, KernelTrace
@@ -106,7 +106,7 @@ class Trace:
             raise UsageError("a recording runs no more: the kernel has nothing to tell of it")
         if self.cpu != "kvm":
             raise UsageError(f"this guest runs on the CPU {self.cpu!r}, of which KVM knows nothing: boot(cpu='kvm')")
-        return KernelTrace(self._board.threads, POINTS if points is None else points)
+        return KernelTrace(self._board.threads, points or POINTS)
 
     def timeline(
         self,

@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from labkit import views
 from labkit.errors import HostError, UsageError
 from labkit.trace.tracepoints import KernelEvent, parse
 
@@ -103,6 +104,10 @@ class KernelTrace(Sequence[KernelEvent]):
 
     def __len__(self) -> int:
         return len(self._events)
+
+    def _repr_html_(self) -> str:
+        rows = [(point.actor, point.host_cpu, point.name, point.text) for point in self._events[-20:]]
+        return views.table("last tracepoints of KVM", ("thread", "host CPU", "tracepoint", "said"), rows)
 
     def __repr__(self) -> str:
         lost = f", {self.lost} lost" if self.lost else ""
