@@ -31,7 +31,7 @@ def take(name: str, theme: str, lab: JupyterLab, browser: Browser) -> None:
     notebook.open(lab.copy(ROOT / "notebooks" / f"{source}.ipynb"), theme)
     notebook.run_all()
     path = IMAGES / f"{name}-{theme}.png"
-    notebook.output(cell).screenshot(path=path)
+    notebook.output(cell).locator(".jp-OutputArea-output").first.screenshot(path=path)  # without its prompt
     notebook.close()
     context.close()
     print(f"stored {path.relative_to(ROOT)}")

@@ -13,7 +13,6 @@ from browser import kernels
 from browser.lab import JupyterLab
 from browser.page import INSTALL, VIEW, Notebook, chromium, installed
 
-FOLDER = Path(__file__).parent
 REQUIRED = os.environ.get("LABKIT_REQUIRE_BROWSER") == "1"
 TEST_S = 120  # a page takes seconds to load, and more where the machine has other work
 
@@ -23,14 +22,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group: tests that one worker does")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """One worker has the server and the browser, and each test has the time that a page takes."""
-    for item in items:
-        if FOLDER in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("browser"))
-            item.add_marker(pytest.mark.timeout(TEST_S))
-            item.add_marker(pytest.mark.slow)
+    item.add_marker(pytest.mark.xdist_group("browser"))
+    item.add_marker(pytest.mark.timeout(TEST_S))
+    item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -32,6 +32,9 @@ def install(version: str) -> Path:
         try:
             fetch(version, half)
             half.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another run was quicker
+                raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
     return folder
