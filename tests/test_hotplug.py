@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import labkit
 from labkit import GuestError, Machine, UsageError
 from labkit.abi import NUMBERS, PciCommand, Register, Status
+from labkit.trace.events import Flag
+from labkit.virtio.notifier import REVISIONS
 
 Boot = Callable[..., Machine]
 UP = Status.ACKNOWLEDGE | Status.DRIVER | Status.DRIVER_OK
@@ -154,3 +157,37 @@ def test_one_slot_one_device(boot: Boot) -> None:
         with pytest.raises(UsageError, match="unplugged"):
             use()
     vm.close()
+
+
+# -- another property --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_device_can_come_back_with_another_property(boot: Boot, revision: str) -> None:
+    """R1: the property is set when a device is created. Off: its kicks trap; on: they do not; unsaid: as before."""
+    vm = boot("blk", revision=revision)
+    for ioeventfd, trapped in ((False, 1), (None, 1), (True, 0), (None, 0)):
+        vm.unplug()
+        mark = vm.trace.mark()
+        vm.plug(ioeventfd=ioeventfd)
+        (came,) = vm.trace.events("plug", since=mark)
+        assert (came["flags"] == "USE_IOEVENTFD") is not bool(trapped)
+        vm.guest.negotiate(driver_ok=True)
+        notifier = vm.proxy.queues[0].notifier
+        before = notifier.trapped
+        assert vm.guest.read(0).startswith(b"labkit")
+        assert (notifier.trapped - before, notifier.owner) == (trapped, "none" if trapped else "vmm")
+
+
+def test_a_recording_knows_the_property_of_the_one_that_came(boot: Boot, tmp_path: Path) -> None:
+    """The event of the plug has its flags: the replay shows them from there on, and the others before."""
+    vm = boot("blk")
+    vm.unplug()
+    mark = vm.trace.mark()
+    vm.plug(ioeventfd=False)
+    vm.trace.save(tmp_path / "plugged.lab")
+    replay = labkit.replay(tmp_path / "plugged.lab")
+    replay.seek(mark)
+    before = replay.proxy.flags
+    replay.seek(vm.trace.mark())
+    assert (before, replay.proxy.flags) == (Flag.USE_IOEVENTFD, Flag(0))

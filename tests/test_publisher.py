@@ -88,6 +88,27 @@ def test_a_click_is_seen_at_once_however_calm_it_was(monkeypatch: pytest.MonkeyP
     assert tells.wait_for_end(WAIT_S)
 
 
+class Mute(Page):
+    """A page that cannot be told anything."""
+
+    def frame(self, *, at_once: bool) -> bool:
+        """It fails."""
+        super().frame(at_once=at_once)
+        raise LookupError
+
+
+def test_a_page_that_cannot_be_told_is_not_the_end_of_the_others() -> None:
+    """It fails each time, and both are looked after all the same."""
+    tells, pages = Publisher(), (Mute(), Page())
+    for page in pages:
+        tells.add(page)
+    for page in pages * 3:
+        assert page.looked.acquire(timeout=WAIT_S)
+    for page in pages:
+        tells.remove(page)
+    assert tells.wait_for_end(WAIT_S)
+
+
 # -- frames ------------------------------------------------------------------------------------------------------------
 
 

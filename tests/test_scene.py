@@ -177,7 +177,7 @@ def test_a_change_of_owner_names_its_rule(boot: Boot) -> None:
         ("vmm → none because PAUSE", "R10"),
         ("none → vmm because DRIVER_OK", "R2"),
     ]
-    assert looker.announce == "queue 0: vmm → none because PAUSE (R10)"
+    assert looker.announced[1] == "queue 0: vmm → none because PAUSE (R10)"
 
 
 def test_a_storm_does_not_drive_out_what_is_rare(boot: Boot) -> None:

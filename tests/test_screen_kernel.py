@@ -19,6 +19,7 @@ class Front:
     def __init__(self, client: Any) -> None:
         self._client = client
         self.opened: dict[str, Message] = {}  # comms by what they are of
+        self.told = 0  # messages of widgets
 
     def run(self, code: str) -> None:
         """A cell; waits for its end, and notes the comms it opens."""
@@ -26,6 +27,7 @@ class Front:
         assert reply["content"]["status"] == "ok", reply["content"]
 
     def _hear(self, message: Message) -> None:
+        self.told += message["msg_type"] == "comm_msg"
         if message["msg_type"] == "comm_open":
             state = message["content"]["data"]["state"]
             self.opened[state.get("_anywidget_id", "")] = message["content"]
@@ -79,3 +81,12 @@ def test_what_a_cell_does_is_told_without_a_click(front: Front) -> None:
     front.run("vm.pause()")
     front.send({"ask": "resume", "seq": 1, "page": "a1"})
     front.until(lambda data: asked(data).get("code") == "vm.resume()" and asked(data)["outcome"] == "done")
+
+
+@pytest.mark.slow
+def test_a_machine_at_rest_is_not_told_of(front: Front) -> None:
+    """Nothing happens for two seconds: the page gets no message at all."""
+    front.run("vm.pause(); screen.frame()")
+    front.told = 0
+    front.run("import time; time.sleep(2)")
+    assert front.told == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 PER_S = "/s"  # how the unit of a throughput ends, of which more is better
 REQUESTS_PER_S, PAGES_PER_S, PERCENT = f"requests{PER_S}", f"pages{PER_S}", "%"
+OF_A_CORE = "% of a core"
 
 
 @dataclass(frozen=True)

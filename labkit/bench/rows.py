@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from labkit import abi
 from labkit.bench import costs, kicks, life, moves, requests, schedules, screen, spin, states, threads
-from labkit.bench.row import PAGES_PER_S, PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
+from labkit.bench.row import OF_A_CORE, PAGES_PER_S, PERCENT, REQUESTS_PER_S, Effort, Samples, Spec, Target
 
 _RING_FLOOR = "the same guest's storm, its ring walked unchecked by a bare loop that knows one kind of request"
 
@@ -176,8 +176,8 @@ SPECS = (
     ),
     Spec(
         "screen_cpu",
-        PERCENT,
-        "of a core, what the thread that looks for the dashboard uses meanwhile",
+        OF_A_CORE,
+        "what the thread that looks for the dashboard uses meanwhile",
         "a thread that wakes as often and does nothing",
         screen.of_a_core,
         Target("value", 5.0),

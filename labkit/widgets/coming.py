@@ -15,8 +15,8 @@ class Look(Protocol):
         """What was seen last."""
 
     @property
-    def announce(self) -> str:
-        """The newest change of owner or run state, in words; "" for none."""
+    def announced(self) -> tuple[int, str]:
+        """The newest change of owner or run state: when (ns), and in words; "" for none."""
 
     @property
     def over(self) -> bool:
@@ -48,9 +48,9 @@ class Coming:
         return self._arrival.machine(0) if self._arrival.state == "here" else None
 
     @property
-    def announce(self) -> str:
+    def announced(self) -> tuple[int, str]:
         """Of the machine."""
-        return self._looker.announce if self._looker else ""
+        return self._looker.announced if self._looker else (0, "")
 
     @property
     def over(self) -> bool:

@@ -86,8 +86,16 @@ class Publisher:
     def _frames(self) -> bool:
         with self._lock:
             refs = list(self._screens)
-        new = [screen.frame(at_once=False) for ref in refs if (screen := ref()) is not None]
+        new = [_frame(screen) for ref in refs if (screen := ref()) is not None]
         return any(new)
+
+
+def _frame(screen: Shown) -> bool:
+    """A page that cannot be told (its kernel is about to end) must not keep the others from it; it is tried again."""
+    try:
+        return screen.frame(at_once=False)
+    except Exception:  # noqa: BLE001
+        return False
 
 
 PUBLISHER = Publisher()

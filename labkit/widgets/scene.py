@@ -38,7 +38,7 @@ class Looker:
         self._machine = board.machine
         self._origin_ns = board.feed.born_ns
         self.scene: Scene = {}
-        self.announce = ""
+        self.announced = (0, "")  # the newest change of owner or run state: when, and in words
 
     @property
     def machine(self) -> Any:
@@ -111,7 +111,7 @@ class Looker:
                 text = said(one)
                 rule = f" ({rule_of(one)})" if rule_of(one) else ""
                 where = f"queue {one.queue}: " if one.queue is not None else "the machine: "
-                self.announce = f"{where}{text}{rule}"
+                self.announced = one.time_ns, f"{where}{text}{rule}"
                 return
 
     def _change(self, one: Event) -> list[object]:

@@ -91,14 +91,20 @@ class Screen(anywidget.AnyWidget):
         """Look, and tell the page if something is new. Was there? Not `at_once`: it may be told a little later."""
         with self._framing:
             looks, asked, now = self._looks, self._hand.asked, time.monotonic()
-            mark = [look.mark() for look in looks], asked
+            mark = [self._mark_of(look) for look in looks], asked
             if mark == self._mark:
                 return False
             if not at_once and asked == self._mark[1] and now < self._next:
                 return True
-            self._mark, self._next = mark, now + FRAME_S
             self.scene = self._built([self._of(look) for look in looks])
+            self._mark, self._next = mark, now + FRAME_S
             return True
+
+    def _mark_of(self, look: Look) -> object:
+        try:
+            return look.mark()
+        except Exception as error:  # noqa: BLE001 - the look that follows tells of it
+            return repr(error)
 
     def _of(self, look: Look) -> Scene:
         """A look that fails is told where it can be seen, and what was seen last stays."""
@@ -109,8 +115,8 @@ class Screen(anywidget.AnyWidget):
 
     def _built(self, machines: list[Scene]) -> Scene:
         asked = self._hand.asked._asdict()
-        said = [look.announce for look in self._looks if look.announce]
-        return {"machines": machines, "asked": asked, "announce": said[-1] if said else ""}
+        newest = max((look.announced for look in self._looks), default=(0, ""))
+        return {"machines": machines, "asked": asked, "announce": newest[1]}
 
     # -- without a page ------------------------------------------------------------------------------------------------
 
