@@ -370,10 +370,10 @@ class Board:
     def _access(self, left: Any) -> None:
         """One access, or as many as a string instruction has items."""
         bus, address = (self.ports, left.port) if left.kind == lib.LEFT_IO else (self.mmio, left.gpa)
-        width = left.width
+        width, write = left.width, left.write
         data = ffi.buffer(left.data, width * left.count)
         for at in range(0, len(data), width):
-            if left.write:
+            if write:
                 bus.write(address, width, int.from_bytes(data[at : at + width], "little"))
             else:
                 data[at : at + width] = bus.read(address, width).to_bytes(width, "little")

@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 SCHEDULERS = ("dfs", "pct", "random", "round-robin")
-WORKERS_AT_LEAST = 2  # of an executor: what there is to play now is for all of them
 WITHOUT_LIMIT = 1000  # schedules by chance, if nobody says how many
 Tell = Callable[[int, int], object]
 
@@ -110,7 +109,7 @@ def _search(
         under_way = sum(map(len, pending.values()))
         room = pool.most - under_way if most is None else min(pool.most, most - found.schedules) - under_way
         new = list(itertools.islice(iter(plan.next, None), room))
-        size = max(1, min(pool.batch, len(new) // WORKERS_AT_LEAST))
+        size = max(1, min(pool.batch, len(new) // max(1, pool.workers - len(pending))))
         for batch in (new[at : at + size] for at in range(0, len(new), size)):
             pending[pool.submit([branch.choice for branch in batch])] = batch
         if not pending:

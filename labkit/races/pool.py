@@ -19,7 +19,10 @@ from labkit.races.player import Choice, Player, Run
 from labkit.races.scenario import Scenario
 
 MACHINES = {"kvm": 8, "emulated": 2}  # of one process: with more they wait for the GIL
-BATCH = 32  # schedules for a worker elsewhere, at most
+BATCH_HERE = 8  # schedules for a machine at once, at most
+BATCH = 16  # and for a worker elsewhere
+WORKERS_PER_CPU = 8  # of an executor, for all we know
+AHEAD = 2  # batches for each worker: the next is there when one is done
 POLL_S = 0.1
 Batch = Sequence[Choice]
 
@@ -27,18 +30,19 @@ Batch = Sequence[Choice]
 class Here:
     """Machines of this process. A context manager."""
 
-    batch = 1
+    batch = BATCH_HERE
 
     def __init__(self, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None) -> None:
         self._first = Player(scenario, mutations, cpu)
         self.cpu = self._first.vm.cpu
-        self.most = machines or MACHINES[self.cpu]
+        self.workers = machines or MACHINES[self.cpu]
+        self.most = AHEAD * self.batch * self.workers
         self._made = [self._first]
         self._free: SimpleQueue[Player] = SimpleQueue()
         self._free.put(self._first)
         self._about = (scenario, mutations, cpu)
         self._making = Lock()
-        self._threads = ThreadPoolExecutor(self.most, "labkit-races")
+        self._threads = ThreadPoolExecutor(self.workers, "labkit-races")
 
     def submit(self, batch: Batch) -> Future[list[Run]]:
         """Play it as soon as a machine is free."""
@@ -46,13 +50,14 @@ class Here:
 
     def play(self, batch: Batch) -> list[Run]:
         """Play it on as many machines as there are, and wait."""
-        runs = [self._threads.submit(self._play, [choice]) for choice in batch]
+        share = -(-len(batch) // self.workers)
+        runs = [self._threads.submit(self._play, batch[at : at + share]) for at in range(0, len(batch), share)]
         return [run for future in runs for run in future.result()]
 
     def _play(self, batch: Batch) -> list[Run]:
         player = self._take()
         try:
-            return [player.play(choice) for choice in batch]
+            return player.play_all(batch)
         finally:
             self._free.put(player)
 
@@ -87,7 +92,8 @@ class Elsewhere:
         of_dask = hasattr(executor, "get_executor")  # a client's futures are of another kind, its executor's are not
         self._executor = executor.get_executor(pure=False) if of_dask else executor
         self._about = _pickled((scenario, tuple(mutations), cpu, machines))
-        self.most = 2 * BATCH * (os.cpu_count() or 1)
+        self.workers = WORKERS_PER_CPU * (os.cpu_count() or 1)
+        self.most = AHEAD * self.batch * self.workers
 
     def submit(self, batch: Batch) -> Future[list[Run]]:
         """Play it there."""
