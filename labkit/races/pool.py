@@ -20,7 +20,7 @@ from labkit.races.scenario import Scenario
 
 MACHINES = {"kvm": 8, "emulated": 2}  # of one process: with more they wait for the GIL
 BATCH_HERE = 8  # schedules for a machine at once, at most
-BATCH = 16  # and for a worker elsewhere
+BATCH = 64  # and for a worker elsewhere
 WORKERS_PER_CPU = 8  # of an executor, for all we know
 AHEAD = 2  # batches for each worker: the next is there when one is done
 POLL_S = 0.1
