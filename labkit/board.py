@@ -359,11 +359,12 @@ class Board:
     def _serve_exit(self, vcpu: Any) -> None:
         """Whatever the C core does not serve comes up here: registers, PCI, MMIO, and the guest's end."""
         try:
-            if vcpu.exit.kind == lib.LEFT_CRASH:
+            left = vcpu.exit
+            if left.kind == lib.LEFT_CRASH:
                 self._guest_crashes(vcpu)
             else:
                 with self.locked():
-                    self._access(vcpu.exit)
+                    self._access(left)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not look like a guest that hangs
             self._host_failed(error)
 

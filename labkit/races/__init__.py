@@ -18,7 +18,7 @@ from labkit.races import schedules
 from labkit.races.barriers import Litmus, litmus
 from labkit.races.invariants import Invariant
 from labkit.races.player import Broken, Choice, Player, Policy, Run
-from labkit.races.pool import Elsewhere, Here, finished
+from labkit.races.pool import Elsewhere, Here, Processes, finished
 from labkit.races.report import Failure, Replay, Report, switches
 from labkit.races.scenario import Act, Scenario, Step
 from labkit.races.search import Branch, Chance, Depth, search
@@ -63,7 +63,8 @@ def explore(
     scheduler: "dfs" (every order, complete if `limit` allows), "pct", "random" (from `seed` on) or "round-robin".
     limit: schedules at most; None: all of them for "dfs", 1000 by chance. mutations: what is wrong on purpose.
     executor: where they are played, a concurrent.futures.Executor or a client of dask.distributed; None: here, on
-    `machines` guests at once. until_broken: end at the first failure. progress: told schedules and failures so far.
+    `machines` guests at once; "processes": in some of their own for this search, that many guests in each.
+    until_broken: end at the first failure. progress: told schedules and failures so far.
     An interrupt ends it, and what was found is reported. UsageError: no such scheduler, scenario or mutation.
     """
     scenario = _scenario(scenario)
@@ -74,7 +75,7 @@ def explore(
     where = (scenario, mutations, cpu, machines)
     found = _Found(scenario)
     start, interrupted, exhausted = time.monotonic(), False, False
-    with Here(*where) if executor is None else Elsewhere(executor, *where) as pool:
+    with _pool(executor, *where) as pool:
         start = time.monotonic()
         try:
             exhausted = _search(plan, pool, found, most, until_broken=until_broken, progress=progress)
@@ -92,6 +93,12 @@ def explore(
         interrupted,
         found.report(),
     )
+
+
+def _pool(executor: Any, *where: Any) -> Here | Elsewhere:
+    if executor is None:
+        return Here(*where)
+    return Processes(*where) if executor == "processes" else Elsewhere(executor, *where)
 
 
 def _search(

@@ -161,8 +161,8 @@ class Player:
                 self.close()
                 self._prepare()
             if runs[-1].outcome is Outcome.WRONG:
-                at = len(runs[-1].actors)
-                raise UsageError(f"decision {at} of the schedule lets {choices[len(runs) - 1].plan[at]} go, which cannot")
+                at, plan = len(runs[-1].actors), choices[len(runs) - 1].plan
+                raise UsageError(f"decision {at} of the schedule lets {plan[at]} go, which cannot")
         return runs
 
     def _watched(self, work: Callable[[], object]) -> None:

@@ -1,15 +1,18 @@
 """Who plays the schedules? Machines of one scenario, each in a thread of this process, or of processes elsewhere.
 
 A machine on KVM waits most of the time, for the kernel to let go of an ioeventfd; so there are more of them than CPUs.
-Elsewhere gets schedules by the batch, and gives back who went and what broke: the events stay there.
+Elsewhere gets schedules by the batch, and gives back who went and what broke: the events stay there. The threads of a
+machine take turns, and its process has one GIL: so a process of ours stays on one CPU.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from multiprocessing import get_context
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
@@ -22,6 +25,7 @@ MACHINES = {"kvm": 8, "emulated": 2}  # of one process: with more they wait for 
 BATCH_HERE = 8  # schedules for a machine at once, at most
 BATCH = 64  # and for a worker elsewhere
 WORKERS_PER_CPU = 8  # of an executor, for all we know
+PROCESSES_PER_CPU = 2  # while all machines of one wait for the kernel, the other has the CPU
 AHEAD = 2  # batches for each worker: the next is there when one is done
 POLL_S = 0.1
 Batch = Sequence[Choice]
@@ -105,6 +109,29 @@ class Elsewhere:
 
     def __exit__(self, *error: object) -> None:
         """The executor is its maker's; its workers keep their machines until they end."""
+
+
+class Processes(Elsewhere):
+    """Processes of our own, for one search. They start anew, so that nothing of this process is in them."""
+
+    def __init__(self, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None) -> None:
+        cpus, places = sorted(os.sched_getaffinity(0)), get_context("spawn").SimpleQueue()
+        for place in cpus * PROCESSES_PER_CPU:
+            places.put(place)
+        count = len(cpus) * PROCESSES_PER_CPU
+        executor = ProcessPoolExecutor(count, get_context("spawn"), initializer=_settle_in, initargs=(places,))
+        super().__init__(executor, scenario, mutations, cpu, machines)
+        self.workers = count
+
+    def __exit__(self, *error: object) -> None:
+        """Their machines end with them."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _settle_in(places: Any) -> None:
+    """In a worker: on a CPU of its own, and what was imported is no garbage."""
+    os.sched_setaffinity(0, {places.get()})
+    gc.freeze()
 
 
 def _pickled(about: tuple[Scenario, tuple[str, ...], str, int | None]) -> bytes:

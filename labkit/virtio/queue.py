@@ -17,10 +17,7 @@ class Notifier(NotifierLook):
 
     def __init__(self, device: Any, index: int, notifiers: HostNotifiers) -> None:
         self._device, self._index, self._notifiers = device, index, notifiers
-
-    @property
-    def _vq(self) -> Any:
-        return self._device.vq[self._index]
+        self._vq = device.vq[index]  # a part of the device, which is kept for it
 
     @property
     def owner(self) -> str:
@@ -80,11 +77,8 @@ class Queue(QueueLook):
 
     def __init__(self, device: Any, index: int, notifiers: HostNotifiers, memory: GuestMemory) -> None:
         self._device, self.index, self._memory = device, index, memory
+        self._vq = device.vq[index]
         self.notifier = Notifier(device, index, notifiers)
-
-    @property
-    def _vq(self) -> Any:
-        return self._device.vq[self.index]
 
     @property
     def num(self) -> int:
