@@ -96,9 +96,11 @@ def explore(
 
 
 def _pool(executor: Any, *where: Any) -> Here | Elsewhere:
-    if executor is None:
-        return Here(*where)
-    return Processes(*where) if executor == "processes" else Elsewhere(executor, *where)
+    if isinstance(executor, str):
+        if executor != "processes":
+            raise UsageError(f"executor={executor!r}: an executor, or 'processes'")
+        return Processes(*where)
+    return Here(*where) if executor is None else Elsewhere(executor, *where)
 
 
 def _search(

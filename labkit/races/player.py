@@ -213,7 +213,7 @@ class Player:
             raise self._restless(f"its first moment does not come to rest: {Outcome(outcome).name}")
 
     def _play_on(self, choices: Sequence[Choice], runs: list[Run]) -> None:
-        """The rest of them, as far as the machine stays good for one more: to change threads costs as much as a step."""
+        """The rest of them, as long as the machine is good for one more: to change threads costs as much as a step."""
         for choice in choices[len(runs) :]:
             self._played += 1
             runs.append(self._play(choice))
