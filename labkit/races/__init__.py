@@ -152,7 +152,7 @@ def _scenario(which: Scenario | str) -> Scenario:
 
 
 def _cpu(wanted: str, pool: Here | Elsewhere) -> str:
-    return pool.cpu if isinstance(pool, Here) else wanted
+    return pool.cpu if isinstance(pool, Here | Processes) else wanted
 
 
 class _Found:

@@ -25,7 +25,8 @@ MACHINES = {"kvm": 8, "emulated": 2}  # of one process: with more they wait for 
 BATCH_HERE = 8  # schedules for a machine at once, at most
 BATCH = 64  # and for a worker elsewhere
 WORKERS_PER_CPU = 8  # of an executor, for all we know
-PROCESSES_PER_CPU = 2  # while all machines of one wait for the kernel, the other has the CPU
+PROCESSES_PER_CPU = {"kvm": 2, "emulated": 1}  # while all machines of one wait for the kernel, the other has the CPU
+MACHINES_EACH = {"kvm": 8, "emulated": 1}
 AHEAD = 2  # batches for each worker: the next is there when one is done
 POLL_S = 0.1
 Batch = Sequence[Choice]
@@ -115,13 +116,16 @@ class Processes(Elsewhere):
     """Processes of our own, for one search. They start anew, so that nothing of this process is in them."""
 
     def __init__(self, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None) -> None:
-        cpus, places = sorted(os.sched_getaffinity(0)), get_context("spawn").SimpleQueue()
-        for place in cpus * PROCESSES_PER_CPU:
-            places.put(place)
-        count = len(cpus) * PROCESSES_PER_CPU
-        executor = ProcessPoolExecutor(count, get_context("spawn"), initializer=_settle_in, initargs=(places,))
-        super().__init__(executor, scenario, mutations, cpu, machines)
-        self.workers = count
+        with Player(scenario, mutations, cpu) as first:  # what is wrong with the scenario is heard here
+            self.cpu = first.vm.cpu
+        context, places = get_context("spawn"), sorted(os.sched_getaffinity(0)) * PROCESSES_PER_CPU[self.cpu]
+        queue = context.SimpleQueue()
+        for place in places:
+            queue.put(place)
+        executor = ProcessPoolExecutor(len(places), context, initializer=_settle_in, initargs=(queue,))
+        super().__init__(executor, scenario, mutations, self.cpu, machines or MACHINES_EACH[self.cpu])
+        self.workers = len(places)
+        self.most = AHEAD * self.batch * self.workers
 
     def __exit__(self, *error: object) -> None:
         """Their machines end with them."""
@@ -129,7 +133,7 @@ class Processes(Elsewhere):
 
 
 def _settle_in(places: Any) -> None:
-    """In a worker: on a CPU of its own, and what was imported is no garbage."""
+    """In a worker: it stays on one CPU, and what was imported is no garbage."""
     os.sched_setaffinity(0, {places.get()})
     gc.freeze()
 
