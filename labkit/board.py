@@ -373,21 +373,22 @@ class Board:
     def _serve_exit(self, vcpu: Any) -> None:
         """Whatever the C core does not serve comes up here: registers, PCI, MMIO, and the guest's end."""
         try:
-            if vcpu.exit.kind == lib.LEFT_CRASH:
+            left = vcpu.exit
+            if left.kind == lib.LEFT_CRASH:
                 self._guest_crashes(vcpu)
             else:
                 with self.locked():
-                    self._access(vcpu.exit)
+                    self._access(left)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not look like a guest that hangs
             self._host_failed(error)
 
     def _access(self, left: Any) -> None:
         """One access, or as many as a string instruction has items."""
         bus, address = (self.ports, left.port) if left.kind == lib.LEFT_IO else (self.mmio, left.gpa)
-        width = left.width
+        width, write = left.width, left.write
         data = ffi.buffer(left.data, width * left.count)
         for at in range(0, len(data), width):
-            if left.write:
+            if write:
                 bus.write(address, width, int.from_bytes(data[at : at + width], "little"))
             else:
                 data[at : at + width] = bus.read(address, width).to_bytes(width, "little")

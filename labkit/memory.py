@@ -30,6 +30,7 @@ class GuestMemory:
         if self.native == ffi.NULL:
             os.close(self.fd)
             raise HostError("mmap(guest RAM)", ffi.errno, f"{mib} MiB of guest memory")
+        self._bytes: Any = ffi.buffer(self.native.memory.host, self.size_bytes)  # while it is open
 
     @property
     def is_open(self) -> bool:
@@ -51,11 +52,11 @@ class GuestMemory:
 
     def read(self, gpa: int, size: int) -> bytes:
         """`size` bytes from guest-physical `gpa`. UsageError outside RAM."""
-        memory = ffi.addressof(self.open_native().memory)
-        host = lib.lk_memory_at(memory, gpa, size) if self._is_sane(gpa, size) else ffi.NULL
-        if host == ffi.NULL:
+        self.open_native()
+        if not (0 <= gpa <= gpa + size <= self.size_bytes):
             raise self._outside(gpa, size)
-        return bytes(ffi.buffer(host, size))
+        found: bytes = self._bytes[gpa : gpa + size]
+        return found
 
     def contents(self) -> bytes:
         """All of it. Pages that nobody has touched cost nothing, then or later."""
@@ -91,6 +92,7 @@ class GuestMemory:
     def close(self) -> None:
         """Unmap and close; idempotent."""
         if self.native is not None:
+            self._bytes = None
             lib.lk_machine_free(self.native)
             self.native = None
             os.close(self.fd)

@@ -141,6 +141,18 @@ def test_a_deadlock_is_seen_and_not_suffered(cpu: str, monkeypatch: pytest.Monke
         assert "main waiting for a vCPU to stop, with the big lock" in broken.seen
         assert "vcpu0 before the big lock" in broken.seen
         assert player.play(Choice(plan=dead[0].actors)).outcome is Outcome.DEADLOCK
+        again = player.play_all([Choice(policy=Policy.RANDOM, seed=seed) for seed in range(8)])
+        assert [(run.outcome, run.actors) for run in again] == [(run.outcome, run.actors) for run in found]
+
+
+def test_a_batch_ends_where_one_cannot_be_played(cpu: str) -> None:
+    """It says which decision, and the next batch is played as if nothing had been."""
+    with Player(KICK_AND_STOP, (), cpu) as player:
+        good = Choice(policy=Policy.RANDOM)
+        with pytest.raises(UsageError, match="decision 0 of the schedule lets 2 go, which cannot"):
+            player.play_all([good, good, Choice(plan=bytes([2])), good])
+        first, second = player.play_all([good, good])
+        assert first.actors == second.actors == player.play(good).actors
 
 
 @pytest.mark.usefixtures("impatient")

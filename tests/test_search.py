@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import pytest
@@ -216,8 +216,19 @@ def test_stacks_come_from_other_processes(processes: Executor, cpu: str) -> None
     assert "vcpu0 waiting for the iothread's handler" in there.stacks and there.stacks.endswith(" detach")
 
 
+def test_processes_of_our_own_find_the_same(cpu: str) -> None:
+    """They are there for one search, and gone after it."""
+    here = explore(LOST_KICK, mutations=BROKEN, cpu=cpu)
+    there = explore(LOST_KICK, mutations=BROKEN, cpu=cpu, executor="processes", machines=1)
+    assert (there.schedules, there.complete) == (here.schedules, True)
+    assert [one.times for one in there.failures] == [one.times for one in here.failures]
+    assert not active_children()
+
+
 def test_what_cannot_go_elsewhere_is_refused(cpu: str) -> None:
     """Threads are what there is anyway, and a function without a name in a module stays here."""
+    with pytest.raises(UsageError, match="executor='threads': an executor, or 'processes'"):
+        explore(LOST_KICK, executor="threads", cpu=cpu)
     with ThreadPoolExecutor(1) as threads, pytest.raises(UsageError, match="executor=None"):
         explore(LOST_KICK, executor=threads, cpu=cpu)
     local = replace(KICK_AND_STOP, prepare=lambda vm: added(vm, requests=2))

@@ -44,6 +44,7 @@ struct lk_gates {
     int open; /* nobody is held any more */
     uint32_t playing; /* actors that go as a schedule says */
     uint64_t points; /* kinds of event that are gates of a schedule */
+    uint32_t moved; /* actors that are to be woken when the mutex is free: sooner they would only wait for it */
     int active, outcome;
     void (*look)(void *who); /* once the actors stand where they will not go on, and before they do */
     void *looks;
@@ -104,6 +105,29 @@ void gates_free(lk_gates *gates)
     pthread_cond_destroy(&gates->changed);
     pthread_mutex_destroy(&gates->mutex);
     free(gates);
+}
+
+static unsigned lowest(uint32_t set)
+{
+    return (unsigned)__builtin_ctz(set);
+}
+
+static void unlock(lk_gates *gates)
+{
+    uint32_t moved = gates->moved;
+    gates->moved = 0;
+    pthread_mutex_unlock(&gates->mutex);
+    for (; moved; moved &= moved - 1)
+        pthread_cond_broadcast(&gates->actors[lowest(moved)].moved);
+}
+
+/* Before a wait: whoever is next wakes up to a free mutex. */
+static void hand_over(lk_gates *gates)
+{
+    if (!gates->moved)
+        return;
+    unlock(gates);
+    pthread_mutex_lock(&gates->mutex);
 }
 
 /* Is anybody to look here at all? Under the mutex, whenever the answer may have changed. */
@@ -179,11 +203,6 @@ static uint64_t next_random(lk_gates *gates)
     return x * UINT64_C(2685821657736338717);
 }
 
-static unsigned lowest(uint32_t set)
-{
-    return (unsigned)__builtin_ctz(set);
-}
-
 static unsigned nth(uint32_t set, unsigned n)
 {
     while (n--)
@@ -250,7 +269,7 @@ static void finish(lk_gates *gates, int outcome)
                                   .kind = kind_at(actor),
                                   .has = actor->place == PLACE_AWAY ? 0 : actor->has,
                                   .thread = (uint64_t)actor->thread};
-        pthread_cond_broadcast(&actor->moved);
+        gates->moved |= UINT32_C(1) << i;
     }
     pthread_cond_broadcast(&gates->changed);
 }
@@ -280,7 +299,7 @@ static void let(lk_gates *gates, unsigned who, uint32_t enabled)
     if (!actor->go)
         post(gates, actor);
     actor->next_step += new_step;
-    pthread_cond_signal(&actor->moved);
+    gates->moved |= UINT32_C(1) << who;
 }
 
 /* Nobody goes: who is next? The mutex is held. */
@@ -334,6 +353,8 @@ static void arrive(lk_gates *gates, actor_at *actor, int place)
     stand(actor, place);
     note(gates);
     decide(gates);
+    if (!actor->go)
+        hand_over(gates);
     while (gates->active && !actor->go)
         pthread_cond_wait(&actor->moved, &gates->mutex);
     actor->go = 0;
@@ -378,7 +399,7 @@ void gates_pass(lk_gates *gates, uint16_t kind, int32_t queue)
     } else if (actor->holds >> (kind & 63) & 1 && !gates->open) {
         hold(gates, actor);
     }
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 void gates_want(lk_gates *gates, int what, const int *flag, int wanted)
@@ -395,7 +416,7 @@ void gates_want(lk_gates *gates, int what, const int *flag, int wanted)
         actor->wanted = wanted;
         arrive(gates, actor, PLACE_LOCK);
     }
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* While a schedule is played a loop does not wait for its fds, but here, for its turn. */
@@ -413,6 +434,8 @@ int gates_idle(lk_gates *gates, int epoll_fd)
             note(gates);
             decide(gates);
         }
+        if (!actor->go)
+            hand_over(gates);
         while (gates->playing >> me & 1 && !actor->go && !(actor->ends && !gates->active))
             pthread_cond_wait(&actor->moved, &gates->mutex);
         went = actor->go;
@@ -420,7 +443,7 @@ int gates_idle(lk_gates *gates, int epoll_fd)
     }
     actor->place = PLACE_AWAY;
     actor->epoll_fd = -1;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return went;
 }
 
@@ -434,7 +457,7 @@ void gates_parked(lk_gates *gates, lk_vcpu *vcpu)
         note(gates);
         decide(gates);
     }
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* It is out of the guest in the middle of a step, and somebody else must let it in again. */
@@ -447,7 +470,7 @@ void gates_stopped(lk_gates *gates, const lk_vcpu *vcpu)
         note(gates);
         decide(gates);
     }
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* Between these two it is asked to run. What was in a step stands at a gate, then; what has a state to load is on its way
@@ -464,7 +487,7 @@ void gates_runs(lk_gates *gates, const lk_vcpu *vcpu, int loads)
 
 void gates_asked(lk_gates *gates)
 {
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* Before it goes into the guest: is it its turn? */
@@ -479,14 +502,14 @@ void gates_enter(lk_gates *gates, const lk_vcpu *vcpu)
         actor->go = 0;
         actor->place = PLACE_AWAY;
     }
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 void gates_vcpu(lk_gates *gates, unsigned index, lk_vcpu *vcpu)
 {
     pthread_mutex_lock(&gates->mutex);
     gates->actors[ACTOR_VCPU0 + index].vcpu = vcpu;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 void gates_loop(lk_gates *gates, unsigned actor, lk_loop *loop)
@@ -494,7 +517,7 @@ void gates_loop(lk_gates *gates, unsigned actor, lk_loop *loop)
     pthread_mutex_lock(&gates->mutex);
     gates->actors[actor].loop = loop;
     gates->actors[actor].ends = 0;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 void gates_loop_ends(lk_gates *gates, unsigned actor)
@@ -502,7 +525,7 @@ void gates_loop_ends(lk_gates *gates, unsigned actor)
     pthread_mutex_lock(&gates->mutex);
     gates->actors[actor].ends = 1;
     pthread_cond_broadcast(&gates->actors[actor].moved);
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* By its own thread. Whoever waits for *flag goes on. */
@@ -518,7 +541,7 @@ void gates_loop_gone(lk_gates *gates, int *flag)
         decide(gates);
     }
     pthread_cond_broadcast(&gates->changed);
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* -- holds --------------------------------------------------------------------------------------------------------------- */
@@ -529,7 +552,7 @@ void lk_gates_hold(lk_gates *gates, unsigned actor, uint64_t kinds)
     pthread_mutex_lock(&gates->mutex);
     gates->actors[actor % GATES_ACTORS].holds = kinds;
     guard(gates);
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* Past the gate behind which it is held. 1: it was. */
@@ -540,7 +563,7 @@ int lk_gates_let_go(lk_gates *gates, unsigned actor)
     int was = who->held;
     who->held = 0;
     pthread_cond_broadcast(&who->moved);
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return was;
 }
 
@@ -554,7 +577,7 @@ int lk_gates_wait_held(lk_gates *gates, unsigned actor, int timeout_ms)
     while (!who->held && pthread_cond_timedwait(&gates->changed, &gates->mutex, &until) != ETIMEDOUT)
         ;
     int held = who->held;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return held;
 }
 
@@ -566,7 +589,7 @@ int lk_gates_where(lk_gates *gates, unsigned actor, uint16_t *kind, int32_t *que
     *kind = who->kind;
     *queue = who->queue;
     int held = who->held;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return held;
 }
 
@@ -576,7 +599,7 @@ int lk_gates_in_the_way(lk_gates *gates, unsigned actor)
     pthread_mutex_lock(&gates->mutex);
     const actor_at *who = &gates->actors[actor % GATES_ACTORS];
     int in_the_way = who->held && (who->has_lock || (who->vcpu && !vcpu_may_run(who->vcpu)));
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return in_the_way;
 }
 
@@ -588,7 +611,7 @@ void lk_gates_open(lk_gates *gates)
     gates->playing = 0;
     finish(gates, SCHEDULE_STUCK);
     guard(gates);
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* -- schedules ----------------------------------------------------------------------------------------------------------- */
@@ -622,7 +645,7 @@ int lk_gates_play(lk_gates *gates, uint32_t actors, uint64_t points, int timeout
     guard(gates);
     wake_loops(gates, actors);
     int rest = loops_rest(gates, timeout_ms);
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return rest ? 0 : -ETIMEDOUT;
 }
 
@@ -635,7 +658,7 @@ void lk_schedule_vcpu(lk_gates *gates, const lk_vcpu *vcpu, const uint32_t *comm
     actor->commands = commands;
     actor->arguments = arguments;
     actor->steps = count;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 static void shuffle_priorities(lk_gates *gates)
@@ -644,9 +667,8 @@ static void shuffle_priorities(lk_gates *gates)
         gates->actors[i].priority = 1 + (unsigned)(next_random(gates) >> 34);
 }
 
-/* Everybody comes to rest first: 0, or -ETIMEDOUT. The main thread, which calls, has `main_steps` steps, and takes them by
- * lk_schedule_next. */
-int lk_schedule_begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps, int timeout_ms)
+/* The main thread, which calls, takes its steps by lk_schedule_next. `skipped`: nobody has a step to take. */
+static int begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps, int skipped, int timeout_ms)
 {
     pthread_mutex_lock(&gates->mutex);
     int rest = loops_rest(gates, timeout_ms);
@@ -664,15 +686,21 @@ int lk_schedule_begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps,
     shuffle_priorities(gates);
     for (unsigned i = 0; i < GATES_ACTORS; i++) {
         actor_at *actor = &gates->actors[i];
-        actor->next_step = 0;
+        actor->next_step = skipped ? actor->steps : 0;
         actor->go = 0;
         if (actor->vcpu && gates->playing >> i & 1)
             actor->place = PLACE_IDLE;
     }
-    gates->actors[ACTOR_OWNER].steps = main_steps;
+    gates->actors[ACTOR_OWNER].steps = gates->actors[ACTOR_OWNER].next_step + main_steps;
     gates->active = rest;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return rest ? 0 : -ETIMEDOUT;
+}
+
+/* Everybody comes to rest first: 0, or -ETIMEDOUT. */
+int lk_schedule_begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps, int timeout_ms)
+{
+    return begin(gates, plan, main_steps, 0, timeout_ms);
 }
 
 /* From any thread: it has ended like that, if it has not yet. Whoever stands at a gate goes on. */
@@ -681,7 +709,7 @@ void lk_schedule_end(lk_gates *gates, int outcome)
     pthread_mutex_lock(&gates->mutex);
     if (gates->active)
         finish(gates, outcome);
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* The main thread is idle: the step that it is to do next, or -1: the schedule has ended. Whoever runs and comes to no gate
@@ -696,6 +724,8 @@ int lk_schedule_next(lk_gates *gates, int timeout_ms)
         note(gates);
         decide(gates);
     }
+    if (!me->go)
+        hand_over(gates);
     unsigned seen = gates->decisions;
     deadline(&until, timeout_ms);
     while (gates->active && !me->go) {
@@ -709,7 +739,7 @@ int lk_schedule_next(lk_gates *gates, int timeout_ms)
     int step = me->go && gates->active ? (int)me->next_step - 1 : -1;
     me->go = 0;
     me->place = PLACE_AWAY;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return step;
 }
 
@@ -717,8 +747,17 @@ int lk_schedule_outcome(lk_gates *gates)
 {
     pthread_mutex_lock(&gates->mutex);
     int outcome = gates->outcome;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return outcome;
+}
+
+/* What has been signalled is served, and nobody takes a step: how that ends. */
+int lk_schedule_settle(lk_gates *gates, unsigned limit, int timeout_ms)
+{
+    const lk_plan plan = {.policy = POLICY_STAY, .limit = limit};
+    if (!begin(gates, &plan, 0, 1, timeout_ms))
+        lk_schedule_next(gates, timeout_ms);
+    return lk_schedule_outcome(gates);
 }
 
 /* Events in the feed then. What has stood at a gate goes on and emits more. */
@@ -726,7 +765,7 @@ uint64_t lk_schedule_ended(lk_gates *gates)
 {
     pthread_mutex_lock(&gates->mutex);
     uint64_t ended = gates->ended;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return ended;
 }
 
@@ -734,7 +773,7 @@ void lk_schedule_stood(lk_gates *gates, unsigned actor, lk_stood *out)
 {
     pthread_mutex_lock(&gates->mutex);
     *out = gates->actors[actor % GATES_ACTORS].stood;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* `look` is called when a schedule ends in a deadlock, or somebody is stuck, while everybody still stands there. It must
@@ -744,7 +783,7 @@ void lk_schedule_look(lk_gates *gates, void (*look)(void *who), void *who)
     pthread_mutex_lock(&gates->mutex);
     gates->look = look;
     gates->looks = who;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
 }
 
 /* Where each of GATES_ACTORS stood when the plan ended. Returns how many events there had been in the feed. */
@@ -753,7 +792,7 @@ uint64_t lk_schedule_stands(lk_gates *gates, lk_stand *out)
     pthread_mutex_lock(&gates->mutex);
     memcpy(out, gates->stands, sizeof gates->stands);
     uint64_t events = gates->events_then;
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return events;
 }
 
@@ -764,6 +803,6 @@ unsigned lk_schedule_decisions(lk_gates *gates, lk_decision *out, unsigned most)
     unsigned count = gates->decisions;
     if (most)
         memcpy(out, gates->record, (count < most ? count : most) * sizeof *out);
-    pthread_mutex_unlock(&gates->mutex);
+    unlock(gates);
     return count;
 }

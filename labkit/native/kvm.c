@@ -37,9 +37,10 @@ static void let_in(lk_vcpu *vcpu, int may)
     run_page(vcpu)->immediate_exit = !may;
 }
 
+/* A thread that rests in park() is woken otherwise. */
 static void fetch(lk_vcpu *vcpu)
 {
-    if (vcpu->sync->asked != ASK_RUN && vcpu->sync->inside)
+    if (vcpu->sync->asked != ASK_RUN && vcpu->sync->inside && !vcpu->sync->resting)
         pthread_kill(vcpu->sync->thread, come_out_signal());
 }
 

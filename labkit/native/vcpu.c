@@ -65,11 +65,12 @@ void vcpu_keep_out_or_let_in(lk_vcpu *vcpu)
     vcpu->ops->let_in(vcpu, sync->asked == ASK_RUN && !sync->load_count && !sync->dead);
 }
 
-/* What was said concerns the vCPU's thread, wherever it is. The mutex is held. */
-static void wake(lk_vcpu *vcpu)
+/* What was said concerns the vCPU's thread, wherever it is. Releases the mutex first, which it would only wait for. */
+static void unlock_and_wake(lk_vcpu *vcpu)
 {
-    pthread_cond_broadcast(&vcpu->sync->changed);
     vcpu->ops->fetch(vcpu);
+    pthread_mutex_unlock(&vcpu->sync->mutex);
+    pthread_cond_broadcast(&vcpu->sync->changed);
 }
 
 static void ask(lk_vcpu *vcpu, int what)
@@ -86,9 +87,10 @@ static void ask(lk_vcpu *vcpu, int what)
     vcpu_keep_out_or_let_in(vcpu);
     sync->stopped = sync->asked == ASK_STOP && (sync->stopped || sync->resting);
     int asleep = sync->resting && sync->asked <= ASK_STOP && !sync->load_count && !sync->command;
-    if (!asleep)
-        wake(vcpu);
-    pthread_mutex_unlock(&sync->mutex);
+    if (asleep)
+        pthread_mutex_unlock(&sync->mutex);
+    else
+        unlock_and_wake(vcpu);
 }
 
 void lk_vcpu_ask(lk_vcpu *vcpu, int what)
@@ -152,13 +154,14 @@ int lk_step_post(lk_vcpu *vcpu, uint32_t command)
     lk_vcpu_sync *sync = vcpu->sync;
     pthread_mutex_lock(&sync->mutex);
     int result = sync->dead ? -ESRCH : sync->busy || sync->command ? -EBUSY : 0;
-    if (!result) {
-        sync->command = command;
-        sync->idle = 0;
-        wake(vcpu);
+    if (result) {
+        pthread_mutex_unlock(&sync->mutex);
+        return result;
     }
-    pthread_mutex_unlock(&sync->mutex);
-    return result;
+    sync->command = command;
+    sync->idle = 0;
+    unlock_and_wake(vcpu);
+    return 0;
 }
 
 /* Most steps are done sooner than a sleeping thread wakes up: look for a moment before going to sleep. */

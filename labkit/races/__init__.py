@@ -19,7 +19,7 @@ from labkit.races import schedules
 from labkit.races.barriers import Litmus, litmus
 from labkit.races.invariants import Invariant
 from labkit.races.player import Broken, Choice, Player, Policy, Run
-from labkit.races.pool import Elsewhere, Here, finished
+from labkit.races.pool import Elsewhere, Here, Processes, finished
 from labkit.races.report import Failure, Replay, Report, switches
 from labkit.races.scenario import Act, Scenario, Step
 from labkit.races.search import Branch, Chance, Depth, search
@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 SCHEDULERS = ("dfs", "pct", "random", "round-robin")
-WORKERS_AT_LEAST = 2  # of an executor: what there is to play now is for all of them
 WITHOUT_LIMIT = 1000  # schedules by chance, if nobody says how many
 Tell = Callable[[int, int], object]
 
@@ -68,7 +67,8 @@ def explore(
     scheduler: "dfs" (every order, complete if `limit` allows), "pct", "random" (from `seed` on) or "round-robin".
     limit: schedules at most; None: all of them for "dfs", 1000 by chance. mutations: what is wrong on purpose.
     executor: where they are played, a concurrent.futures.Executor or a client of dask.distributed; None: here, on
-    `machines` guests at once. until_broken: end at the first failure. progress: told schedules and failures so far.
+    `machines` guests at once; "processes": in some of their own for this search, that many guests in each.
+    until_broken: end at the first failure. progress: told schedules and failures so far.
     An interrupt ends it, and what was found is reported. UsageError: no such scheduler, scenario or mutation.
     """
     scenario = _scenario(scenario)
@@ -79,7 +79,7 @@ def explore(
     where = (scenario, mutations, cpu, machines)
     found = _Found(scenario)
     start, interrupted, exhausted = time.monotonic(), False, False
-    with Here(*where) if executor is None else Elsewhere(executor, *where) as pool:
+    with _pool(executor, *where) as pool:
         start = time.monotonic()
         try:
             exhausted = _search(plan, pool, found, most, until_broken=until_broken, progress=progress)
@@ -99,6 +99,14 @@ def explore(
     )
 
 
+def _pool(executor: Any, *where: Any) -> Here | Elsewhere:
+    if isinstance(executor, str):
+        if executor != "processes":
+            raise UsageError(f"executor={executor!r}: an executor, or 'processes'")
+        return Processes(*where)
+    return Here(*where) if executor is None else Elsewhere(executor, *where)
+
+
 def _search(
     plan: Depth | Chance,
     pool: Here | Elsewhere,
@@ -114,7 +122,7 @@ def _search(
         under_way = sum(map(len, pending.values()))
         room = pool.most - under_way if most is None else min(pool.most, most - found.schedules) - under_way
         new = list(itertools.islice(iter(plan.next, None), room))
-        size = max(1, min(pool.batch, len(new) // WORKERS_AT_LEAST))
+        size = max(1, min(pool.batch, len(new) // max(1, pool.workers - len(pending))))
         for batch in (new[at : at + size] for at in range(0, len(new), size)):
             pending[pool.submit([branch.choice for branch in batch])] = batch
         if not pending:
@@ -154,7 +162,7 @@ def _scenario(which: Scenario | str) -> Scenario:
 
 
 def _cpu(wanted: str, pool: Here | Elsewhere) -> str:
-    return pool.cpu if isinstance(pool, Here) else wanted
+    return pool.cpu if isinstance(pool, Here | Processes) else wanted
 
 
 class _Found:

@@ -161,19 +161,24 @@ class Player:
         """From the scenario's moment. UsageError: the plan names an actor that cannot go, or a step of the main thread
         fails or does not return; then the machine is closed.
         """
-        if self._stained:
-            self.close()
-            self._prepare()
-        try:
-            run: Run = self._watched(lambda: self._play(choice))
-        except BaseException:
-            self.close()
-            raise
-        if run.outcome is Outcome.WRONG:
-            at = len(run.actors)
-            who = gates.name_of(choice.plan[at])
-            raise UsageError(f"decision {at} of the schedule lets {who} go, which cannot")
-        return run
+        return self.play_all([choice])[0]
+
+    def play_all(self, choices: Sequence[Choice]) -> list[Run]:
+        """One after the other, each from the scenario's moment, as `play` does it."""
+        runs: list[Run] = []
+        while len(runs) < len(choices):
+            if self._stained:
+                self.close()
+                self._prepare()
+            try:
+                self._watched(lambda: self._play_on(choices, runs))
+            except BaseException:
+                self.close()
+                raise
+            if runs[-1].outcome is Outcome.WRONG:
+                at, plan = len(runs[-1].actors), choices[len(runs) - 1].plan
+                raise UsageError(f"decision {at} of the schedule lets {gates.name_of(plan[at])} go, which cannot")
+        return runs
 
     @property
     def plan_end(self) -> PlanEnd:
@@ -182,16 +187,16 @@ class Player:
         places = {n: (int(at.place), int(at.kind)) for n, at in stands if self._actors >> n & 1}
         return PlanEnd(self._events_then, places)
 
-    def _watched(self, work: Callable[[], Any]) -> Any:
+    def _watched(self, work: Callable[[], object]) -> None:
         """Do it in the owner thread, and see that it gets on. UsageError: it stands still."""
-        answer, seen = self._board.owner.ask(work), -1
+        answer, seen = self._board.owner.ask(work), (-1, -1)
         while not answer.wait_for(STANDSTILL_S):
-            now = lib.lk_schedule_decisions(self._gates, ffi.NULL, 0)
+            now = self._played, int(lib.lk_schedule_decisions(self._gates, ffi.NULL, 0))
             if now == seen:
                 lib.lk_schedule_end(self._gates, Outcome.STUCK)
                 raise UsageError(self._standstill())
             seen = now
-        return answer.value()
+        answer.value()
 
     def _standstill(self) -> str:
         step = self.scenario.main[self._step] if self._step is not None else "what comes before the first step"
@@ -200,6 +205,7 @@ class Player:
     # -- in the owner thread, which is the main thread of the scenario -------------------------------------------------
 
     _step: int | None = None  # of the main thread, under way
+    _played = 0  # schedules begun
 
     def _begin(self) -> None:
         self._actors = 1 << Actor.OWNER | 1 << Actor.IOTHREAD | (1 << Actor.BACKEND if self.scenario.backend else 0)
@@ -207,6 +213,7 @@ class Player:
         points = sum(1 << kind for kind in self.scenario.points)
         if lib.lk_gates_play(self._gates, self._actors, points, GATE_TIMEOUT_MS) < 0:
             raise self._restless("the machine does not come to rest")
+        self._give_programs()
         self._rewind()
 
     def _restless(self, what: str) -> HostError:
@@ -224,18 +231,23 @@ class Player:
         board.proxy.notifiers.errors.clear()
         board.proxy.backend.errors.clear()
         self.scenario.begin(board)
-        self._give_programs(of=0)
-        self._schedule(Choice(), main_steps=0)
-        if (outcome := lib.lk_schedule_outcome(self._gates)) != lib.SCHEDULE_DONE:
+        if (outcome := lib.lk_schedule_settle(self._gates, self.scenario.limit, GATE_TIMEOUT_MS)) != lib.SCHEDULE_DONE:
             raise self._restless(f"its first moment does not come to rest: {Outcome(outcome).name}")
+
+    def _play_on(self, choices: Sequence[Choice], runs: list[Run]) -> None:
+        """The rest of them, as long as the machine is good for one more: to change threads costs as much as a step."""
+        for choice in choices[len(runs) :]:
+            self._played += 1
+            runs.append(self._play(choice))
+            if self._stained:
+                return
 
     def _play(self, choice: Choice) -> Run:
         board = self._board
         self._rewind()
-        self._give_programs()
         first = board.feed.position()
         with self._something_left_out(), Stillness(board) as still:
-            self._schedule(choice, main_steps=len(self.scenario.main))
+            self._schedule(choice)
         outcome = Outcome(lib.lk_schedule_outcome(self._gates))
         taken = self._taken()
         self._events_then = lib.lk_schedule_stands(self._gates, self._stands)
@@ -260,11 +272,11 @@ class Player:
         finally:
             notifiers.rules = whole
 
-    def _schedule(self, choice: Choice, main_steps: int) -> None:
+    def _schedule(self, choice: Choice) -> None:
         actors = ffi.from_buffer("uint8_t[]", choice.plan)
         how = (choice.policy, choice.seed, choice.changes, choice.length, self.scenario.limit)
         plan = ffi.new("lk_plan *", (actors, len(choice.plan), *how))
-        if lib.lk_schedule_begin(self._gates, plan, main_steps, GATE_TIMEOUT_MS) < 0:
+        if lib.lk_schedule_begin(self._gates, plan, len(self.scenario.main), GATE_TIMEOUT_MS) < 0:
             return
         try:
             while (step := lib.lk_schedule_next(self._gates, GATE_TIMEOUT_MS)) >= 0:
@@ -299,10 +311,9 @@ class Player:
         stacks = text(seen.stood)
         return tuple(Broken(one.name, one.broken, what, stacks) for one in judges if (what := one.check(seen)))
 
-    def _give_programs(self, of: int | None = None) -> None:
-        for index, (commands, arguments, count) in self._programs.items():
-            vcpu = self._board.cpu.vcpus[index].native
-            lib.lk_schedule_vcpu(self._gates, vcpu, commands, arguments, count if of is None else of)
+    def _give_programs(self) -> None:
+        for index, program in self._programs.items():
+            lib.lk_schedule_vcpu(self._gates, self._board.cpu.vcpus[index].native, *program)
 
 
 def _programs_of(scenario: Scenario) -> dict[int, tuple[Any, Any, int]]:

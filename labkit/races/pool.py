@@ -1,15 +1,18 @@
 """Who plays the schedules? Machines of one scenario, each in a thread of this process, or of processes elsewhere.
 
 A machine on KVM waits most of the time, for the kernel to let go of an ioeventfd; so there are more of them than CPUs.
-Elsewhere gets schedules by the batch, and gives back who went and what broke: the events stay there.
+Elsewhere gets schedules by the batch, and gives back who went and what broke: the events stay there. The threads of a
+machine take turns, and its process has one GIL: so a process of ours stays on one CPU.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from multiprocessing import get_context
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
@@ -19,7 +22,12 @@ from labkit.races.player import Choice, Player, Run
 from labkit.races.scenario import Scenario
 
 MACHINES = {"kvm": 8, "emulated": 2}  # of one process: with more they wait for the GIL
-BATCH = 32  # schedules for a worker elsewhere, at most
+BATCH_HERE = 8  # schedules for a machine at once, at most
+BATCH = 64  # and for a worker elsewhere
+WORKERS_PER_CPU = 8  # of an executor, for all we know
+PROCESSES_PER_CPU = {"kvm": 2, "emulated": 1}  # while all machines of one wait for the kernel, the other has the CPU
+MACHINES_EACH = {"kvm": 8, "emulated": 1}
+AHEAD = 2  # batches for each worker: the next is there when one is done
 POLL_S = 0.1
 Batch = Sequence[Choice]
 
@@ -27,18 +35,19 @@ Batch = Sequence[Choice]
 class Here:
     """Machines of this process. A context manager."""
 
-    batch = 1
+    batch = BATCH_HERE
 
     def __init__(self, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None) -> None:
         self._first = Player(scenario, mutations, cpu)
         self.cpu = self._first.vm.cpu
-        self.most = machines or MACHINES[self.cpu]
+        self.workers = machines or MACHINES[self.cpu]
+        self.most = AHEAD * self.batch * self.workers
         self._made = [self._first]
         self._free: SimpleQueue[Player] = SimpleQueue()
         self._free.put(self._first)
         self._about = (scenario, mutations, cpu)
         self._making = Lock()
-        self._threads = ThreadPoolExecutor(self.most, "labkit-races")
+        self._threads = ThreadPoolExecutor(self.workers, "labkit-races")
 
     def submit(self, batch: Batch) -> Future[list[Run]]:
         """Play it as soon as a machine is free."""
@@ -46,13 +55,14 @@ class Here:
 
     def play(self, batch: Batch) -> list[Run]:
         """Play it on as many machines as there are, and wait."""
-        runs = [self._threads.submit(self._play, [choice]) for choice in batch]
+        share = -(-len(batch) // self.workers)
+        runs = [self._threads.submit(self._play, batch[at : at + share]) for at in range(0, len(batch), share)]
         return [run for future in runs for run in future.result()]
 
     def _play(self, batch: Batch) -> list[Run]:
         player = self._take()
         try:
-            return [player.play(choice) for choice in batch]
+            return player.play_all(batch)
         finally:
             self._free.put(player)
 
@@ -87,7 +97,8 @@ class Elsewhere:
         of_dask = hasattr(executor, "get_executor")  # a client's futures are of another kind, its executor's are not
         self._executor = executor.get_executor(pure=False) if of_dask else executor
         self._about = _pickled((scenario, tuple(mutations), cpu, machines))
-        self.most = 2 * BATCH * (os.cpu_count() or 1)
+        self.workers = WORKERS_PER_CPU * (os.cpu_count() or 1)
+        self.most = AHEAD * self.batch * self.workers
 
     def submit(self, batch: Batch) -> Future[list[Run]]:
         """Play it there."""
@@ -99,6 +110,32 @@ class Elsewhere:
 
     def __exit__(self, *error: object) -> None:
         """The executor is its maker's; its workers keep their machines until they end."""
+
+
+class Processes(Elsewhere):
+    """Processes of our own, for one search. They start anew, so that nothing of this process is in them."""
+
+    def __init__(self, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None) -> None:
+        with Player(scenario, mutations, cpu) as first:  # what is wrong with the scenario is heard here
+            self.cpu = first.vm.cpu
+        context, places = get_context("spawn"), sorted(os.sched_getaffinity(0)) * PROCESSES_PER_CPU[self.cpu]
+        queue = context.SimpleQueue()
+        for place in places:
+            queue.put(place)
+        executor = ProcessPoolExecutor(len(places), context, initializer=_settle_in, initargs=(queue,))
+        super().__init__(executor, scenario, mutations, self.cpu, machines or MACHINES_EACH[self.cpu])
+        self.workers = len(places)
+        self.most = AHEAD * self.batch * self.workers
+
+    def __exit__(self, *error: object) -> None:
+        """Their machines end with them."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _settle_in(places: Any) -> None:
+    """In a worker: it stays on one CPU, and what was imported is no garbage."""
+    os.sched_setaffinity(0, {places.get()})
+    gc.freeze()
 
 
 def _pickled(about: tuple[Scenario, tuple[str, ...], str, int | None]) -> bytes:

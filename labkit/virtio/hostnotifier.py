@@ -20,6 +20,7 @@ from labkit.virtio.mutations import Mutations, mutated
 from labkit.virtio.table import Batches, Part
 
 NO_FD = -1
+BY_PART = {part: part.name.lower() for part in Part}  # what is called for it
 
 
 class HostNotifier:
@@ -164,7 +165,7 @@ class QueueNotifiers:
         elif part is Part.DEASSIGN:
             self._deassign(notifier)
         else:
-            getattr(notifier, part.name.lower())()
+            getattr(notifier, BY_PART[part])()
 
     def _deassign(self, notifier: HostNotifier) -> None:
         error = notifier.deassign(self._port() if self._stays else notifier.port)

@@ -76,6 +76,7 @@ from labkit.virtio.table import Part, Revision, Row, Step, When
 
 QUEUE_INDICES_TODAY = 1024
 _PROPERTY, _BUG = int(Flag.USE_IOEVENTFD), int(Flag.BUS_MASTER_BUG)
+_DRIVER_OK = int(Status.DRIVER_OK)  # `&` of flags is a call; of ints it is not
 FORGOT_BUS_MASTER = Status.ACKNOWLEDGE | Status.DRIVER  # a driver that writes exactly this is helped
 
 
@@ -264,14 +265,15 @@ class HostNotifiers:
             self._feed.emit(Kind.FLAGS, -1, before, self._flags)
 
     def _holds(self, when: When | None) -> bool:
-        return (
-            when is None
-            or {
-                When.STARTED: self.started,
-                When.LIVE: self.live,
-                When.NO_BUS_MASTER_BUG: not self.bus_master_bug,
-            }[when]
-        )
+        match when:
+            case When.STARTED:
+                return self.started
+            case When.LIVE:
+                return self.live
+            case When.NO_BUS_MASTER_BUG:
+                return not self.bus_master_bug
+            case None:
+                return True
 
     def _do(self, step: Step, rule: int, situation: Situation) -> None:
         transport = self._transport
@@ -295,10 +297,10 @@ class HostNotifiers:
             case Step.STORE_STATUS_AGAIN:
                 self._store_status(transport.status)
             case Step.DROP_DRIVER_OK:
-                self._store_status(transport.status & ~Status.DRIVER_OK)
+                self._store_status(transport.status & ~_DRIVER_OK)
             case Step.NOTE_BUS_MASTER_BUG:
                 self.bus_master_bug = self.bus_master_bug or not transport.bus_master
-            case Step.LOOK_FOR_BUS_MASTER_BUG if transport.status & Status.DRIVER_OK:
+            case Step.LOOK_FOR_BUS_MASTER_BUG if transport.status & _DRIVER_OK:
                 self.bus_master_bug = self.bus_master_bug or not transport.bus_master
             case Step.FORGET_BUS_MASTER_BUG:
                 self.bus_master_bug = False
@@ -320,7 +322,7 @@ class HostNotifiers:
     def _store_status(self, status: int) -> None:
         before, self._transport.status = self._transport.status, status
         self._feed.emit(Kind.STATUS, -1, before, status)
-        if (before ^ status) & Status.DRIVER_OK:
+        if (before ^ status) & _DRIVER_OK:
             self.kicked = False
         self._transport.follow(self.running and self.live)
 
@@ -479,7 +481,7 @@ class HostNotifiers:
     @property
     def live(self) -> bool:
         """Is the driver up: DRIVER_OK, or a kick that started the device (R17)?"""
-        return bool(self._transport.status & Status.DRIVER_OK) or self.kicked
+        return bool(self._transport.status & _DRIVER_OK) or self.kicked
 
     @property
     def flags(self) -> Flag:

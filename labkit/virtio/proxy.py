@@ -40,7 +40,8 @@ from labkit.virtio.mutations import Mutations, core_bits, mutated
 from labkit.virtio.notifier import HostNotifiers, Situation
 from labkit.virtio.queue import Queue
 
-_BAD_FEATURE = int(Feature.BAD_FEATURE)
+_BAD_FEATURE, _DRIVER_OK = int(Feature.BAD_FEATURE), int(Status.DRIVER_OK)
+_MASTER, _INTX_DISABLE = int(PciCommand.MASTER), int(PciCommand.INTX_DISABLE)
 PCI_STATUS, STATUS_INTERRUPT = NUMBERS["PCI_STATUS"], NUMBERS["PCI_STATUS_INTERRUPT"]
 
 
@@ -107,7 +108,7 @@ class Proxy(PciFunction, ProxyLook):
     @property
     def bus_master(self) -> bool:
         """Bus-master in COMMAND."""
-        return bool(self.command & PciCommand.MASTER)
+        return bool(self.get(COMMAND, 2) & _MASTER)
 
     def set_bus_master(self) -> None:
         """Bus-master on, whatever the guest thinks of it."""
@@ -117,7 +118,7 @@ class Proxy(PciFunction, ProxyLook):
     def _heed_command(self) -> None:
         """Where the rules heed it, a device without bus-master leaves its rings alone. Tells of a change."""
         self.device.disabled = self.notifiers.rules.heeds_bus_master and not self.bus_master
-        before, self._told_command = self._told_command, int(self.command)
+        before, self._told_command = self._told_command, self.get(COMMAND, 2)
         if self._told_command != before:
             self.feed.emit(Kind.COMMAND, -1, before, self._told_command)
 
@@ -208,7 +209,7 @@ class Proxy(PciFunction, ProxyLook):
 
     def _write_status(self, value: int) -> None:
         status = value & 0xFF
-        if status & Status.DRIVER_OK:
+        if status & _DRIVER_OK:
             cause = Cause.DRIVER_OK
         else:
             cause = Cause.DRIVER_NOT_OK if status else Cause.STATUS_ZERO
@@ -229,7 +230,7 @@ class Proxy(PciFunction, ProxyLook):
 
     def config_changed(self) -> None:
         """The model's config says something new: the guest is told, once its driver is up. Under the big lock."""
-        if self.status & Status.DRIVER_OK:
+        if self.status & _DRIVER_OK:
             lib.lk_config_changed(self.device, self.config_vector)
 
     # -- PCI config ----------------------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ class Proxy(PciFunction, ProxyLook):
             self._heed_command()
 
         if offset == COMMAND:
-            cause = Cause.BUS_MASTER_ON if value & PciCommand.MASTER else Cause.BUS_MASTER_OFF
+            cause = Cause.BUS_MASTER_ON if value & _MASTER else Cause.BUS_MASTER_OFF
             self.notifiers.happens(Situation(cause, write_config=write))
         else:
             write()
@@ -260,7 +261,7 @@ class Proxy(PciFunction, ProxyLook):
         return super().read_config(offset, width)
 
     def _intx_follows_command(self) -> None:
-        self.device.intx_disabled = bool(self.command & PciCommand.INTX_DISABLE)
+        self.device.intx_disabled = bool(self.get(COMMAND, 2) & _INTX_DISABLE)
         lib.lk_intx_update(self.device)
 
     def bar_moved(self, bar: Bar) -> None:
@@ -444,6 +445,8 @@ class _Registers:
         self._proxy = proxy
 
     def read(self, offset: int, width: int) -> int:
+        if offset % width == 0:
+            return self._proxy.read_register(offset, width) & ALL_ONES[width]
         pieces = [
             self._proxy.read_register(offset + at, size) & ALL_ONES[size] for at, size in self._pieces(offset, width)
         ]

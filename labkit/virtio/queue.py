@@ -17,11 +17,8 @@ class Notifier(NotifierLook):
 
     def __init__(self, device: Any, index: int, notifiers: HostNotifiers) -> None:
         self._device, self._index, self._notifiers = device, index, notifiers
+        self._vq = device.vq[index]  # a part of the device, which is kept for it
         self.board: Any = None  # the machine's
-
-    @property
-    def _vq(self) -> Any:
-        return self._device.vq[self._index]
 
     @property
     def owner(self) -> str:
@@ -87,6 +84,7 @@ class Queue(QueueLook):
 
     def __init__(self, device: Any, index: int, notifiers: HostNotifiers, memory: GuestMemory) -> None:
         self._device, self.index, self._memory = device, index, memory
+        self._vq = device.vq[index]
         self.notifier = Notifier(device, index, notifiers)
         self.board: Any = None  # the machine's
 
@@ -95,10 +93,6 @@ class Queue(QueueLook):
         from labkit.widgets import part
 
         return part(self.board, "queue", self.index)
-
-    @property
-    def _vq(self) -> Any:
-        return self._device.vq[self.index]
 
     @property
     def num(self) -> int:

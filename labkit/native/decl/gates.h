@@ -86,6 +86,7 @@ int lk_schedule_begin(lk_gates *gates, const lk_plan *plan, unsigned main_steps,
 void lk_schedule_end(lk_gates *gates, int outcome);
 int lk_schedule_next(lk_gates *gates, int timeout_ms);
 int lk_schedule_outcome(lk_gates *gates);
+int lk_schedule_settle(lk_gates *gates, unsigned limit, int timeout_ms);
 uint64_t lk_schedule_ended(lk_gates *gates);
 void lk_schedule_stood(lk_gates *gates, unsigned actor, lk_stood *out);
 void lk_schedule_look(lk_gates *gates, void (*look)(void *who), void *who);
