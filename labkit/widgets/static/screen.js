@@ -49,14 +49,14 @@ function keyed(parent, items, key, create) {
   items.forEach((item, index) => {
     const entry = known.get(keys[index]) ?? create(item, index);
     known.set(keys[index], entry);
+    entry.update?.(item, index); // before it is in the page: a new one comes whole
     if (entry.node === next) next = next.nextElementSibling;
     else parent.insertBefore(entry.node, next);
-    entry.update?.(item, index);
   });
 }
 
 /** A table of `columns` (heading, text of an item, class) and a function that fills it. The first names the row. */
-function table(caption, columns, key) {
+function table(caption, columns, key, mark = () => {}) {
   const title = make("caption", {}, caption);
   const body = make("tbody");
   const heads = columns.map(([name, , look = "text"]) => make("th", { scope: "col", class: look }, name));
@@ -66,14 +66,17 @@ function table(caption, columns, key) {
       const cell = make(at ? "td" : "th", { class: look, ...(at ? {} : { scope: "row" }) });
       return typeof of === "function" ? [cell, (item) => put(cell, of(item))] : [cell, of.make(cell)];
     });
-    const update = (item) => cells.forEach(([, fill]) => fill(item));
-    return { node: make("tr", {}, ...cells.map(([cell]) => cell)), update };
+    const row = make("tr", {}, ...cells.map(([cell]) => cell));
+    return { node: row, update: (item) => (cells.forEach(([, fill]) => fill(item)), mark(row, item)) };
   };
   return { node, title, body, fill: (items) => keyed(body, items, key, create) };
 }
 
 /** What is wider than the cell is scrolled in its own place, by keyboard too. */
 const scroller = (label, node) => make("div", { class: "scroll", role: "region", "aria-label": label, tabindex: 0 }, node);
+
+/** A part of the screen, which a screen reader can go to by its name. */
+const panel = (look, name, ...children) => make("section", { class: `panel ${look}`, "aria-label": name }, ...children);
 
 /** A word with a shape, by kind: owners, states of a machine, of an invariant, of a request. */
 function badge(kind) {
@@ -176,7 +179,7 @@ function controls(context, index) {
   }
   const idle = make("p", { class: "said idle" }, "Point at a button, or go to it by Tab: here is its call.");
   words.prepend(idle);
-  const node = make("section", { class: "panel wide controls", "aria-label": "controls" }, bar, words);
+  const node = panel("wide controls", "controls", bar, words);
   calls(bar, () => buttons, idle);
   bar.addEventListener("input", refresh);
   const update = ({ state }) => {
@@ -241,10 +244,9 @@ function picture(name, { size, at, hints }) {
     return [station, { node, label, more, y }];
   }));
   const nodes = [...ways, ...Object.values(boxes)].map(({ node }) => node);
-  const node = make("svg", { class: `path ${name}`, viewBox: `-1 -1 ${size[0] + 2} ${size[1] + 2}`, role: "img" }, ...nodes);
+  const node = make("svg", { class: `path ${name}`, viewBox: `-1 -1 ${size[0] + 2} ${size[1] + 2}`, "aria-hidden": "true" }, ...nodes);
   const on = (route, { from, to }) => route.indexOf(from) >= 0 && route[route.indexOf(from) + 1] === to;
-  const update = (lit, next, words, text) => {
-    set(node, "aria-label", text);
+  const update = (lit, next, words) => {
     ways.forEach((one) => (light(one.node, "next", on(next, one)), light(one.node, "lit", on(lit, one))));
     for (const [station, { node, label, more, y }] of Object.entries(boxes)) {
       const [first, second = ""] = words[station];
@@ -260,8 +262,8 @@ const short = (text, most = 12) => (text.length > most ? `${text.slice(0, most -
 function datapath() {
   const pictures = Object.entries(LAYOUTS).map(([name, layout]) => picture(name, layout));
   const said = make("p", { class: "sentence" });
-  const node = make("section", { class: "panel wide datapath", "aria-label": "datapath" }, make("h4", { class: "title" }, "path of a kick"),
-    ...pictures.map((one) => one.node), said);
+  const title = make("h4", { class: "title" }, "path of a kick");
+  const node = panel("wide datapath", "datapath", title, ...pictures.map((one) => one.node), said);
   const update = ({ datapath: path, queues = [] }) => {
     if (!path) return;
     const ours = path.owner ?? queues.find(({ index }) => index === path.queue)?.owner;
@@ -272,7 +274,7 @@ function datapath() {
       queue: [`queue ${path.queue ?? NOTHING}`], device: [short(String(path.device ?? NOTHING))], image: [short(String(path.image || NOTHING))] };
     const text = [path.text, WOULD[path.would]].filter(Boolean).join(" ");
     put(said, text);
-    pictures.forEach((one) => one.update(routed(path.path), routed(path.would), words, text));
+    pictures.forEach((one) => one.update(routed(path.path), routed(path.would), words));
   };
   return { node, update };
 }
@@ -286,7 +288,7 @@ const bitsCell = {
     cell.append(chips, words);
     return ({ bits, text }) => {
       put(words, text ?? "");
-      words.className = css(bits?.length ? "only-heard" : "dim");
+      set(words, "class", css(bits?.length ? "only-heard" : "dim"));
       keyed(chips, bits ?? [], ({ name }) => name, () => {
         const node = make("span", { class: "bit" });
         return { node, update: (bit) => (put(node, bit.name), light(node, "on", bit.on)) };
@@ -298,15 +300,15 @@ const bitsCell = {
 function proxy() {
   const columns = [["register", ({ name }) => name, "name"], ["value", ({ value }) => value, "number"], ["meaning", bitsCell]];
   const { node, fill } = table("proxy registers", columns, ({ name }) => name);
-  return { node: make("section", { class: "panel proxy", "aria-label": "proxy registers" }, node), update: (machine) => fill(machine.proxy ?? []) };
+  return { node: panel("proxy", "proxy registers", scroller("proxy registers", node)), update: (machine) => fill(machine.proxy ?? []) };
 }
 
 function queues() {
   const plain = ["fd", "port", "value", "pending", "trapped", "signalled", "drained", "synthetic"];
   const numbers = plain.map((name) => [name, (queue) => queue[name], "number"]);
-  const { node, fill } = table("queues and their notifiers", [["queue", ({ index }) => index, "number"], ["owner", ownerCell], ...numbers], ({ index }) => index);
-  return { node: make("section", { class: "panel queues", "aria-label": "queues" }, scroller("queues and their notifiers", node)),
-    update: (machine) => fill(machine.queues ?? []) };
+  const name = "queues and their notifiers";
+  const { node, fill } = table(name, [["queue", ({ index }) => index, "number"], ["owner", ownerCell], ...numbers], ({ index }) => index);
+  return { node: panel("queues", "queues", scroller(name, node)), update: (machine) => fill(machine.queues ?? []) };
 }
 
 const TURN = 100; // the circumference of the ring below, by its radius
@@ -355,7 +357,7 @@ function rings() {
   const columns = [["queue", ({ index }) => index, "number"], ["ring", ringCell], ["descriptors in flight", flightCell],
     ...["avail", "used", "last_avail"].map((name) => [name, (queue) => queue[name], "number"])];
   const { node, fill } = table("rings", columns, ({ index }) => index);
-  return { node: make("section", { class: "panel rings", "aria-label": "rings" }, scroller("rings", node)), update: (machine) => fill(machine.queues ?? []) };
+  return { node: panel("rings", "rings", scroller("rings", node)), update: (machine) => fill(machine.queues ?? []) };
 }
 
 // -- timeline ---------------------------------------------------------------------------------------------------------
@@ -398,9 +400,9 @@ function timeline(context) {
   const columns = [["lane", () => ""], ["events, by time", () => ""], ["sum", () => "", "number"]];
   const { node: lanes, title, body } = table("timeline", columns, () => "");
   const range = make("input", { type: "range", class: "cursor", min: 0, "aria-label": "moment of the timeline" });
-  const said = make("output", { class: "sentence" });
+  const said = make("p", { class: "sentence" });
   body.after(make("tfoot", {}, make("tr", {}, make("td"), make("td", { class: "plot" }, range), make("td"))));
-  const node = make("section", { class: "panel wide timeline", "aria-label": "timeline" }, lanes, said);
+  const node = panel("wide timeline", "timeline", lanes, said);
   let texts = [];
   let chosen = null; // null: the cursor stays at the newest column
   const point = () => {
@@ -468,16 +470,15 @@ function events(context) {
     },
   };
   const columns = [["time", ({ time }) => time, "number"], ["actor", ({ actor }) => actor, "name"], ["queue", ({ queue }) => queue ?? "", "number"],
-    ["event", ({ name }) => name, "name"], ["what", ({ text }) => text, "what"], ["rule", ruleCell]];
-  const { node: list, fill } = table("events, newest first", columns, ({ seq }) => seq);
+    ["event", ({ name }) => name, "name"], ["rule", ruleCell], ["what", ({ text }) => text, "what"]];
+  const { node: list, fill } = table("events, newest first", columns, ({ seq }) => seq, (row, { name }) => set(row, "data-event", name));
   const more = make("p", { class: "sentence", hidden: "" });
-  const node = make("section", { class: "panel wide events", "aria-label": "events" }, more,
-    make("div", { class: "beside" }, scroller("events", list), book.node));
-  light(node.lastChild.firstChild, "high", true);
+  const area = scroller("events", list);
+  light(area, "high", true);
+  const node = panel("wide events", "events", more, make("div", { class: "beside" }, area, book.node));
   const update = ({ events: shown = [], skipped = 0 }) => {
     show(more, skipped > 0), put(more, `${skipped} more events since the last picture: they are in the lanes, not in this list.`);
     fill(shown);
-    list.querySelectorAll("tbody tr").forEach((row, at) => set(row, "data-event", shown[at].name));
   };
   return { node, update };
 }
@@ -596,21 +597,26 @@ function stepperView(context) {
     };
     return { node, update };
   };
-  calls(area, () => lets.size && [...lets.values(), ...steps, play], idle);
 
-  const state = { make: (cell) => ((one) => (cell.append(one.node), (item) => (one.update(item.state), light(cell.parentNode, "broken", item.state === "broken"))))(badge("invariant")) };
-  const invariants = table("invariants", [["invariant", ({ name }) => name, "name"], ["state", state], ["what it means if it is broken", ({ sentence }) => sentence, "what"],
-    ["seen", ({ seen }) => seen || NOTHING, "what"]], ({ name }) => name);
+  const stateCell = {
+    make(cell) {
+      const state = badge("invariant");
+      cell.append(state.node);
+      return (item) => state.update(item.state);
+    },
+  };
+  const columns = [["invariant", ({ name }) => name, "name"], ["state", stateCell],
+    ["what it means if it is broken", ({ sentence }) => sentence, "prose"], ["seen", ({ seen }) => seen || NOTHING, "prose"]];
+  const invariants = table("invariants", columns, ({ name }) => name, (row, { state }) => light(row, "broken", state === "broken"));
   const list = events(context);
   const top = make("header", { class: "head" }, name, about1, outcome.node);
   const bar = make("div", { class: "row", role: "group", "aria-label": "the whole schedule" }, ...steps.map(({ button }) => button));
-  calls(bar, () => [...lets.values(), ...steps, play], idle);
-  words.append(...steps.map(({ said }) => said), play.said);
   const lower = make("div", { class: "row" }, make("span", { class: "legend" }, "schedule"), schedule, copy, wanted.node, play.button);
-  calls(lower, () => [...lets.values(), ...steps, play], idle);
-  const node = make("section", { class: "machine" }, top, make("div", { class: "panels" },
-    make("section", { class: "panel wide stepper", "aria-label": "lanes" }, story, make("h4", { class: "title" }, "who was let go, decision by decision"), area, bar, lower, words),
-    make("section", { class: "panel wide", "aria-label": "invariants" }, scroller("invariants", invariants.node)), list.node));
+  words.append(...steps.map(({ said }) => said), play.said);
+  const lanes = panel("wide stepper", "lanes", story, make("h4", { class: "title" }, "who was let go, decision by decision"), area, bar, lower, words);
+  calls(lanes, () => [...lets.values(), ...steps, play], idle);
+  const node = make("section", { class: "machine" }, top, make("div", { class: "panels" }, lanes,
+    panel("wide invariants", "invariants", scroller("invariants", invariants.node)), list.node));
   const update = (race) => {
     const { decisions = [], actors = [], over } = race;
     set(node, "aria-label", race.scenario), put(name, race.scenario);
