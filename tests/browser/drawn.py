@@ -16,13 +16,14 @@ SCENES = Path(__file__).parent / "scenes"
 NAMES = tuple(sorted(path.stem for path in SCENES.glob("*.json")))
 MODEL = (Path(__file__).parent / "fake_model.js").read_text()
 PAGE = '<!doctype html><meta charset="utf-8"><title>screen</title><style>{css}</style><body>'
-HOW = """async ([module, state, views]) => {
+HOW = """async ([module, state, views, look]) => {
   const url = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
   const screen = (await import(url)).default;
   window.model = (MODEL)(state);
   window.ends = [];
   for (let view = 0; view < views; view += 1) {
     const el = document.body.appendChild(document.createElement("div"));
+    el.className = look;
     window.ends.push(screen.render({ model: window.model, el }));
   }
 }""".replace("MODEL", MODEL.strip())
@@ -42,13 +43,13 @@ class Drawn:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda message: self.errors.append(message.text))
 
-    def show(self, name: str, views: int = 1, about: dict[str, Any] | None = None) -> Drawn:
-        """Draw a scene of a file."""
+    def show(self, name: str, views: int = 1, about: dict[str, Any] | None = None, look: str = "") -> Drawn:
+        """Draw a scene of a file. look: the class of what it is drawn in."""
         state = json.loads((SCENES / f"{name}.json").read_text())
         state["about"] |= about or {}
         self.scene = state["scene"]
         self.page.set_content(PAGE.replace("{css}", (STATIC / "screen.css").read_text()))
-        self.page.evaluate(HOW, [(STATIC / "screen.js").read_text(), state, views])
+        self.page.evaluate(HOW, [(STATIC / "screen.js").read_text(), state, views, look])
         return self
 
     @property

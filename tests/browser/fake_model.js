@@ -4,6 +4,7 @@
   return {
     sent: [],
     dead: false,
+    view: { model: { comm_live: true } }, // what a listener has as `this`
     get: (name) => state[name],
     on: (name, told) => (heard[name] ??= []).push(told),
     off: (name, told) => (heard[name] = (heard[name] ?? []).filter((one) => one !== told)),
@@ -12,7 +13,9 @@
       this.sent.push(content);
     },
     listeners: () => Object.values(heard).flat().length,
-    tell: (name, ...what) => (heard[name] ?? []).forEach((told) => told(...what)),
+    tell(name, ...what) {
+      (heard[name] ?? []).forEach((told) => told.apply(this.view, what));
+    },
     frame(scene) {
       state.scene = scene;
       this.tell("change:scene");

@@ -479,7 +479,7 @@ def test_a_view_hears_only_the_answers_to_its_own(drawn: Open) -> None:
 
 GONE = "The kernel has gone: run the cell again."
 WAYS_TO_GO = {
-    "restart": f"document.querySelector('.labkit-screen').parentNode.classList.add('{DISCONNECTED}'); model.tell('comm_live_update')",
+    "restart": "model.view.model.comm_live = false; model.tell('comm_live_update')",
     "comm": "model.tell('comm:close')",
     "model": "model.tell('destroy')",
     "dead": "model.dead = true; document.querySelector('[data-ask=kick]').click()",
@@ -502,10 +502,18 @@ def test_a_comm_that_lives_again_is_no_loss(drawn: Open) -> None:
     """A page that was cut off and has found its kernel again."""
     screen = drawn().show("idle")
     screen.page.evaluate(WAYS_TO_GO["restart"])
-    screen.page.evaluate(WAYS_TO_GO["restart"].replace("add", "remove"))
+    screen.page.evaluate(WAYS_TO_GO["restart"].replace("false", "true"))
     expect(screen.page.get_by_role("alert")).to_have_count(0)
     screen.button("Kick").click()
     assert [message["ask"] for message in screen.sent()] == ["kick"]
+
+
+def test_a_page_without_a_kernel_shows_what_was_stored(drawn: Open) -> None:
+    """The picture is there, and no button is of use."""
+    screen = drawn().show("idle", look=DISCONNECTED)
+    expect(screen.page.get_by_role("alert")).to_have_text(GONE)
+    expect(screen.page.get_by_role("list", name="owners of the notifiers")).to_have_text("queue 0vmm")
+    expect(screen.button("Kick")).to_be_disabled()
 
 
 def test_who_is_held_can_be_stepped_where_it_is_said(drawn: Open) -> None:

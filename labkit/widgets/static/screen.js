@@ -247,6 +247,7 @@ function picture(name, { size, at, hints }) {
   const node = make("svg", { class: `path ${name}`, viewBox: `-1 -1 ${size[0] + 2} ${size[1] + 2}`, "aria-hidden": "true" }, ...nodes);
   const on = (route, { from, to }) => route.indexOf(from) >= 0 && route[route.indexOf(from) + 1] === to;
   const update = (lit, next, words) => {
+    set(node, "data-by", lit.includes("backend") ? "backend" : lit.includes("iothread") ? "vmm" : "none");
     ways.forEach((one) => (light(one.node, "next", on(next, one)), light(one.node, "lit", on(lit, one))));
     for (const [station, { node, label, more, y }] of Object.entries(boxes)) {
       const [first, second = ""] = words[station];
@@ -265,7 +266,6 @@ function datapath() {
   const title = make("h4", { class: "title" }, "path of a kick");
   const node = panel("wide datapath", "datapath", title, ...pictures.map((one) => one.node), said);
   const update = ({ datapath: path, queues = [] }) => {
-    if (!path) return;
     const ours = path.owner ?? queues.find(({ index }) => index === path.queue)?.owner;
     const routed = (name) => (ours === "backend" && name === "forwarded" ? ROUTES[name].map((s) => (s === "iothread" ? "backend" : s)) : ROUTES[name] ?? []);
     const pending = path.pending ? `● ${path.pending} pending` : "";
@@ -300,7 +300,7 @@ const bitsCell = {
 function proxy() {
   const columns = [["register", ({ name }) => name, "name"], ["value", ({ value }) => value, "number"], ["meaning", bitsCell]];
   const { node, fill } = table("proxy registers", columns, ({ name }) => name);
-  return { node: panel("proxy", "proxy registers", scroller("proxy registers", node)), update: (machine) => fill(machine.proxy ?? []) };
+  return { node: panel("proxy", "proxy registers", scroller("proxy registers", node)), update: (machine) => fill(machine.proxy) };
 }
 
 function queues() {
@@ -308,7 +308,7 @@ function queues() {
   const numbers = plain.map((name) => [name, (queue) => queue[name], "number"]);
   const name = "queues and their notifiers";
   const { node, fill } = table(name, [["queue", ({ index }) => index, "number"], ["owner", ownerCell], ...numbers], ({ index }) => index);
-  return { node: panel("queues", "queues", scroller(name, node)), update: (machine) => fill(machine.queues ?? []) };
+  return { node: panel("queues", "queues", scroller(name, node)), update: (machine) => fill(machine.queues) };
 }
 
 const TURN = 100; // the circumference of the ring below, by its radius
@@ -357,7 +357,7 @@ function rings() {
   const columns = [["queue", ({ index }) => index, "number"], ["ring", ringCell], ["descriptors in flight", flightCell],
     ...["avail", "used", "last_avail"].map((name) => [name, (queue) => queue[name], "number"])];
   const { node, fill } = table("rings", columns, ({ index }) => index);
-  return { node: panel("rings", "rings", scroller("rings", node)), update: (machine) => fill(machine.queues ?? []) };
+  return { node: panel("rings", "rings", scroller("rings", node)), update: (machine) => fill(machine.queues) };
 }
 
 // -- timeline ---------------------------------------------------------------------------------------------------------
@@ -422,7 +422,6 @@ function timeline(context) {
   body.addEventListener("pointerleave", () => document.activeElement === range || choose(-1));
   range.addEventListener("blur", () => choose(-1));
   const update = ({ timeline: drawn }) => {
-    if (!drawn) return;
     const { unit = "", lanes = [], owners = [] } = drawn;
     texts = drawn.columns ?? lanes[0]?.cells ?? [];
     put(title, unit ? `timeline: ${unit}` : "timeline");
@@ -476,7 +475,7 @@ function events(context) {
   const area = scroller("events", list);
   light(area, "high", true);
   const node = panel("wide events", "events", more, make("div", { class: "beside" }, area, book.node));
-  const update = ({ events: shown = [], skipped = 0 }) => {
+  const update = ({ events: shown, skipped = 0 }) => {
     show(more, skipped > 0), put(more, `${skipped} more events since the last picture: they are in the lanes, not in this list.`);
     fill(shown);
   };
@@ -526,19 +525,24 @@ function owners() {
 }
 
 const VIEWS = { controls, datapath, proxy, queues, rings, timeline, events };
+const SHOWS = { controls: "state", rings: "queues" }; // the part of a scene that a view shows, if its name is another
 
 function machineView(context, index) {
   const [name, title, state] = [make("strong", { class: "name" }), make("span", { class: "dim" }), badge("state")];
   const note = make("p", { class: "note", role: "alert", hidden: "" });
   const head = [owners(), held(context, index)];
-  const parts = (context.about.views ?? []).filter((view) => Object.hasOwn(VIEWS, view)).map((view) => VIEWS[view](context, index));
+  const parts = (context.about.views ?? []).filter((view) => Object.hasOwn(VIEWS, view)).map((view) => ({ shows: SHOWS[view] ?? view, ...VIEWS[view](context, index) }));
   const top = make("header", { class: "head" }, name, title, state.node, head[0].node, note, head[1].node);
   const node = make("section", { class: "machine" }, top, make("div", { class: "panels" }, ...parts.map((part) => part.node)));
   const update = (machine) => {
     set(node, "aria-label", machine.name);
     put(name, machine.name), put(title, machine.title ?? ""), state.update(machine.state);
     show(note, machine.note), put(note, machine.note ?? ""), light(note, "bad", machine.state === "crashed");
-    [...head, ...parts].forEach((part) => part.update(machine));
+    head.forEach((part) => part.update(machine));
+    for (const { node: drawn, shows, update: draw } of parts) {
+      show(drawn, machine[shows] != null);
+      if (!drawn.hidden) draw(machine);
+    }
   };
   return { node, update };
 }
@@ -549,12 +553,13 @@ const STEPS = {
   back: ["Back", "Undo the last decision."], again: ["Again", "Start anew, with no decision taken."],
   rest: ["Run the rest", "Let it run to its end, as the policy does."],
   search: ["Search", "Find the shortest schedule that breaks an invariant, and load it."],
+  stop: ["Stop", "End a search, and forget what waits."],
 };
 
 function stepperView(context) {
   const { about } = context;
   const send = (id, values) => context.ask(id, 0, values);
-  const [name, about1, outcome] = [make("strong", { class: "name" }), make("span", { class: "dim" }), badge("outcome")];
+  const [name, rules, outcome] = [make("strong", { class: "name" }), make("span", { class: "dim" }), badge("outcome")];
   const story = make("p", { class: "sentence" });
   const words = make("div", { class: "words" });
   const idle = make("p", { class: "said idle" }, "Click an actor to let it go to its next gate.");
@@ -586,13 +591,13 @@ function stepperView(context) {
     const first = make("th", { scope: "row", class: "actor" }, go.button, make("span", { class: "stands" }, stands, next));
     const node = make("tr", {}, first);
     node.labkitKnown = new Map([["first", { node: first }]]);
-    const update = ({ can, stands: where, next: call, decisions, over }) => {
+    const update = ({ can, stands: where, next: call, decisions, over, no }) => {
       put(stands, where || "idle"), put(next, call ? `next: ${call}` : "");
-      go.update(context.lost() || (over ? "the schedule has ended" : can ? "" : `it stands ${where || "idle"} and nothing lets it go on`));
-      const cells = decisions.map((one, at) => (one.actor === actor.name ? `${at} ${(one.did ?? []).join(", ")}` : `${at}`));
+      go.update(no || (over ? "the schedule has ended" : can ? "" : `it stands ${where || "idle"} and nothing lets it go on`));
+      const cells = decisions.map((one, at) => (one.actor === actor.name ? `${at} ${(one.did ?? []).join(", ") || one.step || "nothing"}` : `${at}`));
       keyed(node, ["first", ...cells], (key) => key, (key) => {
         const did = key.slice(key.indexOf(" ") + 1);
-        return { node: key.includes(" ") ? make("td", { class: "did" }, make("span", {}, did || "nothing")) : make("td") };
+        return { node: key.includes(" ") ? make("td", { class: "did" }, make("span", {}, did)) : make("td") };
       });
     };
     return { node, update };
@@ -609,7 +614,8 @@ function stepperView(context) {
     ["what it means if it is broken", ({ sentence }) => sentence, "prose"], ["seen", ({ seen }) => seen || NOTHING, "prose"]];
   const invariants = table("invariants", columns, ({ name }) => name, (row, { state }) => light(row, "broken", state === "broken"));
   const list = events(context);
-  const top = make("header", { class: "head" }, name, about1, outcome.node);
+  const note = make("p", { class: "note", hidden: "" });
+  const top = make("header", { class: "head" }, name, rules, outcome.node, note);
   const bar = make("div", { class: "row", role: "group", "aria-label": "the whole schedule" }, ...steps.map(({ button }) => button));
   const lower = make("div", { class: "row" }, make("span", { class: "legend" }, "schedule"), schedule, copy, wanted.node, play.button);
   words.append(...steps.map(({ said }) => said), play.said);
@@ -619,8 +625,9 @@ function stepperView(context) {
     panel("wide invariants", "invariants", scroller("invariants", invariants.node)), list.node));
   const update = (race) => {
     const { decisions = [], actors = [], over } = race;
+    const no = context.lost() || (race.note ? "the stepper is closed" : "");
     set(node, "aria-label", race.scenario), put(name, race.scenario);
-    put(about1, [race.cpu, (race.mutations ?? []).length ? `with ${race.mutations.join(", ")}` : "the true rules"].filter(Boolean).join(" · "));
+    put(rules, [race.cpu, (race.mutations ?? []).length ? `with ${race.mutations.join(", ")}` : "the true rules"].filter(Boolean).join(" · "));
     const broken = (race.invariants ?? []).filter((one) => one.state === "broken").length;
     const ended = `ended: ${[race.outcome, broken && `${broken} broken`].filter(Boolean).join(", ")}`;
     outcome.update(broken ? "broken" : race.outcome || "open", over ? ended : `open, ${decisions.length} decided`);
@@ -628,13 +635,13 @@ function stepperView(context) {
     const atEnd = area.scrollLeft + area.clientWidth >= area.scrollWidth - 8;
     const grown = heads.childElementCount !== decisions.length + 1;
     keyed(heads, ["actor", ...decisions.map((_, at) => at + 1)], (one) => one, column);
-    keyed(rows, actors.map((actor) => ({ ...actor, decisions, over })), (actor) => actor.name, actorRow);
+    keyed(rows, actors.map((actor) => ({ ...actor, decisions, over, no })), (actor) => actor.name, actorRow);
     if (grown && atEnd) area.scrollLeft = area.scrollWidth;
-    const no = context.lost();
+    show(note, race.note), put(note, race.note ?? "");
     steps.forEach(({ id, update: to }) => to(no || (id === "back" && !decisions.length ? "nothing is decided yet" : id === "rest" && over ? "the schedule has ended" : "")));
     play.update(no);
     invariants.fill(race.invariants ?? []);
-    list.update(race);
+    list.update({ events: [], ...race });
   };
   return { node, update };
 }
@@ -697,7 +704,7 @@ function render({ model, el }) {
   const alert = make("p", { class: "alert", role: "alert", hidden: "" });
   const asked = askedLine();
   const machines = make("div", { class: "machines" });
-  const root = make("div", { class: "screen" }, alert, machines, make("footer", { class: "foot" }, asked.node, status));
+  const root = make("div", { class: "screen", "data-lm-suppress-shortcuts": "true" }, alert, machines, make("footer", { class: "foot" }, asked.node, status));
   let [complaint, spoken, breath] = ["", "", null];
   const talk = conversation(model, uid, () => draw());
   const context = {
@@ -735,14 +742,14 @@ function render({ model, el }) {
     announce(scene.announce);
   }
 
-  const isLive = () => talk.live(!el.classList.contains("jupyter-widgets-disconnected"));
   const listeners = {
-    "change:scene": draw, "msg:custom": (answer) => talk.taken(answer), "comm_live_update": isLive,
+    "change:scene": draw, "msg:custom": (answer) => talk.taken(answer),
+    "comm_live_update"() { talk.live(this?.model?.comm_live ?? false); }, // `this` is the view, as ipywidgets has it
     "comm:close": () => talk.live(false), "destroy": () => talk.live(false),
   };
   for (const [name, listener] of Object.entries(listeners)) model.on(name, listener);
   el.append(root);
-  isLive();
+  talk.live(!el.classList.contains("jupyter-widgets-disconnected")); // a page that was stored begins without a comm
   return () => {
     for (const [name, listener] of Object.entries(listeners)) model.off(name, listener);
     clearTimeout(breath), talk.stop();
