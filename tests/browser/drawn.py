@@ -89,7 +89,10 @@ class Drawn:
     def changes(self, kind: str | None = None) -> int:
         """How many changes there were, of one kind: childList, attributes, characterData."""
         count: int = self.page.evaluate(
-            "(kind) => (changes.push(...watcher.takeRecords()), changes.filter((one) => !kind || one.type === kind).length)",
+            """(kind) => {
+              changes.push(...watcher.takeRecords());
+              return changes.filter((one) => !kind || one.type === kind).length;
+            }""",
             kind,
         )
         return count

@@ -704,7 +704,7 @@ function render({ model, el }) {
   const alert = make("p", { class: "alert", role: "alert", hidden: "" });
   const asked = askedLine();
   const machines = make("div", { class: "machines" });
-  const root = make("div", { class: "screen", "data-lm-suppress-shortcuts": "true" }, alert, machines, make("footer", { class: "foot" }, asked.node, status));
+  const root = make("div", { class: "screen" }, alert, machines, make("footer", { class: "foot" }, asked.node, status));
   let [complaint, spoken, breath] = ["", "", null];
   const talk = conversation(model, uid, () => draw());
   const context = {
@@ -748,6 +748,8 @@ function render({ model, el }) {
     "comm:close": () => talk.live(false), "destroy": () => talk.live(false),
   };
   for (const [name, listener] of Object.entries(listeners)) model.on(name, listener);
+  // A key that is pressed in here is no shortcut of a notebook around it, where B makes a cell and an arrow leaves a field.
+  root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation());
   el.append(root);
   talk.live(!el.classList.contains("jupyter-widgets-disconnected")); // a page that was stored begins without a comm
   return () => {
