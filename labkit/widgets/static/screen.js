@@ -101,8 +101,7 @@ function field(name, about) {
   const first = about.value ?? choices[0] ?? least ?? "";
   const input = make(kind === "choice" ? "select" : "input", { class: "field", "data-field": name });
   if (kind === "choice") input.append(...choices.map((choice) => make("option", {}, String(choice))));
-  else if (kind === "int") Object.entries({ type: "number", min: least, max: most, step: 1 }).forEach(([k, v]) => v != null && input.setAttribute(k, v));
-  else input.type = "text";
+  else Object.assign(input, kind === "int" ? { type: "number", min: least ?? "", max: most ?? "", step: 1 } : { type: "text" });
   input.value = first;
   const node = make("label", { class: "label" }, label, input);
   node.hidden = kind === "int" && least === most; // there is nothing to choose
@@ -130,7 +129,8 @@ function actionButton(context, action, fields, send) {
     set(button, "aria-disabled", reason ? "true" : null);
   };
   button.addEventListener("click", () => {
-    const wrong = button.getAttribute("aria-disabled") ? why.textContent : Object.values(fields).map((one) => one.problem()).find(Boolean);
+    const problem = () => Object.values(fields).map((one) => one.problem()).find(Boolean);
+    const wrong = button.getAttribute("aria-disabled") ? why.textContent : problem();
     if (wrong) context.complain(wrong);
     else send(action.id, values());
   });
@@ -172,7 +172,8 @@ function controls(context, index) {
       const part = { action, ...actionButton(context, action, own, (id, values) => context.ask(id, index, values)) };
       buttons.push(part);
       words.append(part.said);
-      row.append(make("span", { class: "row" }, part.button, ...Object.values(own).map(({ node }) => node).filter((node) => !node.parentNode)));
+      const fresh = Object.values(own).map(({ node }) => node).filter((node) => !node.parentNode); // behind its first button
+      row.append(make("span", { class: "row" }, part.button, ...fresh));
     }
     const id = `${uid}-${context.count++}`;
     bar.append(make("div", { class: "group", role: "group", "aria-labelledby": id }, make("span", { id, class: "legend" }, group), row));
@@ -199,10 +200,16 @@ const WAYS = [
   ["queue", "device"], ["device", "image"],
 ];
 const LAYOUTS = {
-  across: { size: [928, 170], hints: { outw: [0, -6], match: [-8, -14], trap: [15, -8] }, at: { guest: [47, 76], cpu: [188, 76],
-    eventfd: [348, 46], proxy: [348, 150], iothread: [494, 20], backend: [494, 76], queue: [646, 76], device: [764, 76], image: [880, 76] } },
-  down: { size: [330, 400], hints: { outw: [20, 4], match: [-32, 2], trap: [34, 2] }, at: { guest: [165, 20], cpu: [165, 92],
-    eventfd: [98, 168], proxy: [283, 168], iothread: [47, 240], backend: [149, 240], queue: [165, 312], device: [105, 380], image: [225, 380] } },
+  across: {
+    size: [928, 170], hints: { outw: [0, -6], match: [-8, -14], trap: [15, -8] },
+    at: { guest: [47, 76], cpu: [188, 76], eventfd: [348, 46], proxy: [348, 150], iothread: [494, 20], backend: [494, 76],
+      queue: [646, 76], device: [764, 76], image: [880, 76] },
+  },
+  down: {
+    size: [330, 400], hints: { outw: [20, 4], match: [-32, 2], trap: [34, 2] },
+    at: { guest: [165, 20], cpu: [165, 92], eventfd: [98, 168], proxy: [283, 168], iothread: [47, 240], backend: [149, 240],
+      queue: [165, 312], device: [105, 380], image: [225, 380] },
+  },
 };
 const ROUTES = {
   trap: ["guest", "cpu", "proxy", "queue", "device", "image"],
@@ -222,7 +229,8 @@ function way([x1, y1], [x2, y2], down) {
   const [dx, dy] = sideways ? [Math.sign(x2 - x1), 0] : [0, Math.sign(y2 - y1)];
   const aside = (from, to) => Math.max(-9, Math.min(9, (from - to) / 5));
   const [sx, sy] = [x1 + (dx * BOX.width) / 2, y1 + (dy * BOX.height) / 2];
-  const [ex, ey] = [x2 - dx * (BOX.width / 2 + 5) + (sideways ? 0 : aside(x1, x2)), y2 - dy * (BOX.height / 2 + 5) + (sideways ? aside(y1, y2) : 0)];
+  const ex = x2 - dx * (BOX.width / 2 + 5) + (sideways ? 0 : aside(x1, x2));
+  const ey = y2 - dy * (BOX.height / 2 + 5) + (sideways ? aside(y1, y2) : 0);
   const [bx, by] = [(dx * Math.abs(ex - sx)) / 2, (dy * Math.abs(ey - sy)) / 2];
   const line = `M${sx} ${sy}C${sx + bx} ${sy + by} ${ex - bx} ${ey - by} ${ex} ${ey}`;
   const head = `M${ex + 5 * dx} ${ey + 5 * dy}l${-9 * dx - 5 * dy} ${-9 * dy - 5 * dx}l${10 * dy} ${10 * dx}z`;
@@ -258,7 +266,7 @@ function picture(name, { size, at, hints }) {
   return { node, update };
 }
 
-const short = (text, most = 12) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+const short = (text) => String(text || NOTHING).replace(/^(.{11})..+$/, "$1…"); // what a box has room for
 
 function datapath() {
   const pictures = Object.entries(LAYOUTS).map(([name, layout]) => picture(name, layout));
@@ -267,11 +275,14 @@ function datapath() {
   const node = panel("wide datapath", "datapath", title, ...pictures.map((one) => one.node), said);
   const update = ({ datapath: path, queues = [] }) => {
     const ours = path.owner ?? queues.find(({ index }) => index === path.queue)?.owner;
-    const routed = (name) => (ours === "backend" && name === "forwarded" ? ROUTES[name].map((s) => (s === "iothread" ? "backend" : s)) : ROUTES[name] ?? []);
+    const lent = (station) => (ours === "backend" && station === "iothread" ? "backend" : station);
+    const routed = (name) => (name === "forwarded" ? ROUTES.forwarded.map(lent) : ROUTES[name] ?? []);
     const pending = path.pending ? `● ${path.pending} pending` : "";
     const fd = path.fd == null ? ["eventfd", "none"] : [`eventfd ${path.fd}`, pending || "0 pending"];
-    const words = { guest: ["guest"], cpu: ["CPU"], eventfd: fd, proxy: ["proxy"], iothread: ["iothread"], backend: ["backend"],
-      queue: [`queue ${path.queue ?? NOTHING}`], device: [short(String(path.device ?? NOTHING))], image: [short(String(path.image || NOTHING))] };
+    const words = {
+      guest: ["guest"], cpu: ["CPU"], eventfd: fd, proxy: ["proxy"], iothread: ["iothread"], backend: ["backend"],
+      queue: [`queue ${path.queue ?? NOTHING}`], device: [short(path.device)], image: [short(path.image)],
+    };
     const text = [path.text, WOULD[path.would]].filter(Boolean).join(" ");
     put(said, text);
     pictures.forEach((one) => one.update(routed(path.path), routed(path.would), words));
@@ -389,8 +400,8 @@ function ownerLane({ name }) {
     for (const owner of cells) runs.at(-1)?.owner === owner ? (runs.at(-1).length += 1) : runs.push({ owner, length: 1 });
     keyed(band, runs, (_, at) => at, () => {
       const part = badge("owner");
-      const fill = ({ owner, length }) => (part.update(owner), part.node.style.flexGrow !== String(length) && (part.node.style.flexGrow = length));
-      return { node: part.node, update: fill };
+      const { style } = part.node;
+      return { node: part.node, update: ({ owner, length }) => (part.update(owner), style.flexGrow == length || (style.flexGrow = length)) };
     });
   };
   return { node, update };
@@ -494,7 +505,10 @@ function held(context, index) {
       button.addEventListener("click", () => (context.lost() ? context.complain(GONE) : context.ask(id, index, { actor })));
       return button;
     });
-    const update = ({ gate, queue }) => put(words, armed ? `${actor} will be held` : `${actor} is held behind ${gate}${queue == null ? "" : `, queue ${queue}`}`);
+    const update = ({ gate, queue }) => {
+      const where = `${gate}${queue == null ? "" : `, queue ${queue}`}`;
+      put(words, armed ? `${actor} will be held` : `${actor} is held behind ${where}`);
+    };
     return { node: make("li", {}, words, ...buttons), update };
   };
   const update = ({ held: now = [], armed = [] }) => {
@@ -531,7 +545,8 @@ function machineView(context, index) {
   const [name, title, state] = [make("strong", { class: "name" }), make("span", { class: "dim" }), badge("state")];
   const note = make("p", { class: "note", role: "alert", hidden: "" });
   const head = [owners(), held(context, index)];
-  const parts = (context.about.views ?? []).filter((view) => Object.hasOwn(VIEWS, view)).map((view) => ({ shows: SHOWS[view] ?? view, ...VIEWS[view](context, index) }));
+  const wanted = (context.about.views ?? []).filter((view) => Object.hasOwn(VIEWS, view));
+  const parts = wanted.map((view) => ({ shows: SHOWS[view] ?? view, ...VIEWS[view](context, index) }));
   const top = make("header", { class: "head" }, name, title, state.node, head[0].node, note, head[1].node);
   const node = make("section", { class: "machine" }, top, make("div", { class: "panels" }, ...parts.map((part) => part.node)));
   const update = (machine) => {
@@ -575,7 +590,7 @@ function stepperView(context) {
     navigator.clipboard?.writeText(schedule.textContent).then(() => context.tell("The schedule is copied."), () => {});
   });
   const wanted = field("schedule", { kind: "text", label: "schedule to play" });
-  const play = actionButton(context, { ...actionOf("play", "Play", "Take the decisions of this schedule."), code: known.play?.code ?? "" }, { schedule: wanted }, send);
+  const play = actionButton(context, actionOf("play", "Play", "Take its decisions."), { schedule: wanted }, send);
 
   const heads = make("tr");
   const rows = make("tbody");
@@ -594,10 +609,11 @@ function stepperView(context) {
     const update = ({ can, stands: where, next: call, decisions, over, no }) => {
       put(stands, where || "idle"), put(next, call ? `next: ${call}` : "");
       go.update(no || (over ? "the schedule has ended" : can ? "" : `it stands ${where || "idle"} and nothing lets it go on`));
-      const cells = decisions.map((one, at) => (one.actor === actor.name ? `${at} ${(one.did ?? []).join(", ") || one.step || "nothing"}` : `${at}`));
+      const did = (one) => (one.did ?? []).join(", ") || one.step || "nothing";
+      const cells = decisions.map((one, at) => (one.actor === actor.name ? `${at} ${did(one)}` : `${at}`));
       keyed(node, ["first", ...cells], (key) => key, (key) => {
-        const did = key.slice(key.indexOf(" ") + 1);
-        return { node: key.includes(" ") ? make("td", { class: "did" }, make("span", {}, did)) : make("td") };
+        const [, , what] = key.match(/^(\d+) ?(.*)$/s);
+        return { node: what ? make("td", { class: "did" }, make("span", {}, what)) : make("td") };
       });
     };
     return { node, update };
@@ -619,7 +635,9 @@ function stepperView(context) {
   const bar = make("div", { class: "row", role: "group", "aria-label": "the whole schedule" }, ...steps.map(({ button }) => button));
   const lower = make("div", { class: "row" }, make("span", { class: "legend" }, "schedule"), schedule, copy, wanted.node, play.button);
   words.append(...steps.map(({ said }) => said), play.said);
-  const lanes = panel("wide stepper", "lanes", story, make("h4", { class: "title" }, "who was let go, decision by decision"), area, bar, lower, words);
+  lower.addEventListener("input", () => play.update(context.lost()));
+  const title = make("h4", { class: "title" }, "who was let go, decision by decision");
+  const lanes = panel("wide stepper", "lanes", story, title, area, bar, lower, words);
   calls(lanes, () => [...lets.values(), ...steps, play], idle);
   const node = make("section", { class: "machine" }, top, make("div", { class: "panels" }, lanes,
     panel("wide invariants", "invariants", scroller("invariants", invariants.node)), list.node));
@@ -627,7 +645,8 @@ function stepperView(context) {
     const { decisions = [], actors = [], over } = race;
     const no = context.lost() || (race.note ? "the stepper is closed" : "");
     set(node, "aria-label", race.scenario), put(name, race.scenario);
-    put(rules, [race.cpu, (race.mutations ?? []).length ? `with ${race.mutations.join(", ")}` : "the true rules"].filter(Boolean).join(" · "));
+    const wrong = (race.mutations ?? []).join(", ");
+    put(rules, [race.cpu, wrong ? `with ${wrong}` : "the true rules"].filter(Boolean).join(" · "));
     const broken = (race.invariants ?? []).filter((one) => one.state === "broken").length;
     const ended = `ended: ${[race.outcome, broken && `${broken} broken`].filter(Boolean).join(", ")}`;
     outcome.update(broken ? "broken" : race.outcome || "open", over ? ended : `open, ${decisions.length} decided`);
@@ -638,7 +657,8 @@ function stepperView(context) {
     keyed(rows, actors.map((actor) => ({ ...actor, decisions, over, no })), (actor) => actor.name, actorRow);
     if (grown && atEnd) area.scrollLeft = area.scrollWidth;
     show(note, race.note), put(note, race.note ?? "");
-    steps.forEach(({ id, update: to }) => to(no || (id === "back" && !decisions.length ? "nothing is decided yet" : id === "rest" && over ? "the schedule has ended" : "")));
+    const useless = { back: !decisions.length && "nothing is decided yet", rest: over && "the schedule has ended" };
+    steps.forEach(({ id, update: allow }) => allow(no || useless[id] || ""));
     play.update(no);
     invariants.fill(race.invariants ?? []);
     list.update({ events: [], ...race });
