@@ -564,6 +564,18 @@ def test_a_lane_is_clicked_to_let_its_actor_go(drawn: Open) -> None:
     expect(row.get_by_role("cell")).to_have_text(["kick-eventfd", "", ""])
 
 
+def test_the_newest_decision_is_in_sight(drawn: Open) -> None:
+    """Until somebody looks back: then the lanes stay where they are."""
+    screen = drawn(width=360).show("stepper-broken")
+    lanes = screen.page.get_by_role("region", name="decisions")
+    right = "(node) => node.scrollWidth - node.clientWidth - node.scrollLeft"
+    assert lanes.evaluate(right) < 2
+    lanes.evaluate("(node) => (node.scrollLeft = 40)")
+    screen.scene["stepper"]["decisions"].append({"actor": "main", "did": ["close-fd"], "stood": "behind deassign"})
+    screen.frame()
+    assert lanes.evaluate("(node) => node.scrollLeft") == 40
+
+
 def test_the_whole_schedule_can_be_sent(drawn: Open) -> None:
     """Back, anew, to its end, a search, and a text to play."""
     screen = drawn().show("stepper-open")

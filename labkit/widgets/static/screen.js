@@ -655,7 +655,7 @@ function stepperView(context) {
     const grown = heads.childElementCount !== decisions.length + 1;
     keyed(heads, ["actor", ...decisions.map((_, at) => at + 1)], (one) => one, column);
     keyed(rows, actors.map((actor) => ({ ...actor, decisions, over, no })), (actor) => actor.name, actorRow);
-    if (grown && atEnd) area.scrollLeft = area.scrollWidth;
+    if (grown && atEnd) queueMicrotask(() => (area.scrollLeft = area.scrollWidth)); // the first time it is in no page yet
     show(note, race.note), put(note, race.note ?? "");
     const useless = { back: !decisions.length && "nothing is decided yet", rest: over && "the schedule has ended" };
     steps.forEach(({ id, update: allow }) => allow(no || useless[id] || ""));
