@@ -149,7 +149,7 @@ def test_a_batch_ends_where_one_cannot_be_played(cpu: str) -> None:
     """It says which decision, and the next batch is played as if nothing had been."""
     with Player(KICK_AND_STOP, (), cpu) as player:
         good = Choice(policy=Policy.RANDOM)
-        with pytest.raises(UsageError, match="decision 0 of the schedule lets 2 go, which cannot"):
+        with pytest.raises(UsageError, match="decision 0 of the schedule lets iothread go, which cannot"):
             player.play_all([good, good, Choice(plan=bytes([2])), good])
         first, second = player.play_all([good, good])
         assert first.actors == second.actors == player.play(good).actors

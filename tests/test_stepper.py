@@ -305,7 +305,7 @@ def test_who_comes_to_no_gate_ends_it(made: Make, monkeypatch: pytest.MonkeyPatc
 def test_what_does_not_end_is_ended(made: Make) -> None:
     """At the scenario's limit of decisions."""
     s = made(replace(KICK_AND_STOP, limit=5)).rest()
-    assert (s.outcome, broken(s), len(s.decisions)) == ("limit", ["ends"], 5)
+    assert (s.outcome, broken(s), len(s.decisions)) == ("limit", ["no-busy-loop"], 5)
 
 
 # -- a search ----------------------------------------------------------------------------------------------------------
@@ -380,8 +380,8 @@ def test_what_it_says_is_the_same_each_time(made: Make) -> None:
             s.go("vcpu0") if move == "go" else s.rest()
     assert repr(one).splitlines()[:3] == [
         "stepper of kick-and-stop",
-        f"  schedule                 {one.schedule}",
-        f"  wrong on purpose         {LOST_KICK}",
+        f"  schedule                          {one.schedule}",
+        f"  wrong on purpose                  {LOST_KICK}",
     ]
     lost = "every-kick-is-served     broken: queue 0: avail.idx 1, used.idx 0, and all are idle"
     assert lost in repr(one)

@@ -72,12 +72,11 @@ class Moment(NamedTuple):
 
 def at(player: Player, plan: bytes) -> Moment:
     """Play it. Of a plan that is longer than its schedule only that is left. UsageError: as Player.play."""
-    vm = player.vm  # another one may be there when it was played
     run = player.play(Choice(plan=plan))
     end, taken = player.plan_end, run.decisions
     count = min(len(plan), len(taken))
     over = count == len(taken)
-    events = tuple(event for event in vm.trace.events(since=run.first_event) if event.seq <= end.event)
+    events = tuple(event for event in player.vm.trace.events(since=run.first_event) if event.seq <= end.event)
     return Moment(
         plan[:count],
         schedules.encode(player.scenario, plan[:count]),

@@ -71,6 +71,11 @@ class Race:
         self.over = False
 
     @property
+    def announced(self) -> tuple[int, str]:
+        """The last decision, as a Look has it; there is no other look beside it."""
+        return 0, self.announce
+
+    @property
     def machine(self) -> Any:
         """The stepper; None if nobody holds it any more."""
         return self._stepper()
