@@ -383,7 +383,7 @@ def test_what_it_says_is_the_same_each_time(made: Make) -> None:
         f"  schedule                          {one.schedule}",
         f"  wrong on purpose                  {LOST_KICK}",
     ]
-    lost = "every-kick-is-served     broken: queue 0: avail.idx 1, used.idx 0, and all are idle"
+    lost = "every-kick-is-served              broken: queue 0: avail.idx 1, used.idx 0, and all are idle"
     assert lost in repr(one)
     html = one._repr_html_()
     assert html.count("<table>") == 3 and '<th scope="col"' in html
