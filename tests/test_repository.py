@@ -185,7 +185,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "museum": WHOLE | {"snapshot", "migration", "races"},
     "widgets": LEAVES | {"threads", "trace.gates", "trace.tally", "rules", "", "races"},  # a machine is an argument
     "": WHOLE | {"receiving", "rules", "recording", "snapshot", "migration", "races", "museum"},
-    "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
+    "course": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,
     "bench": WHOLE | {"", "races", "museum"},
     "cli": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
