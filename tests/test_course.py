@@ -14,6 +14,7 @@ from labkit.course.exercise import Exercise
 from labkit.course.verdict import AT_MOST, Verdict, not_yet, right, shown
 
 ALL = [one.name for one in course.exercises()]
+NO_NAMES = ("", "x", "99.who", "00", "00.", "00.nobody-asked", "00_start_here", None, 0, ["00"], ())
 WITH_EXERCISES = [notebook for notebook in NOTEBOOKS if graded(notebook)]
 MARKERS = ("### BEGIN SOLUTION", "### END SOLUTION", "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 COMMON = {"schema_version": 3, "task": False, "cell_type": "code"}
@@ -45,9 +46,7 @@ def test_an_answer_is_shown_shortened() -> None:
         assert shown(hostile)
 
 
-@pytest.mark.parametrize(
-    "name", ["", "x", "99.who", "00", "00.", "00.nobody-asked", "00_start_here", None, 0, ["00"], ()]
-)
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_an_unknown_name_is_told_which_there_are(name: object) -> None:
     """No exercise has this name: a UsageError names those that are there."""
     with pytest.raises(labkit.UsageError, match=r"\d\d"):
@@ -115,12 +114,8 @@ def test_nonsense_about_a_closed_machine_is_not_right(boot: Boot) -> None:
 
 def test_each_exercise_stands_in_its_notebook() -> None:
     """What a notebook checks exists and is of that notebook, and no exercise is without one."""
-    asked = {
-        (name, notebook.name[:2])
-        for notebook in NOTEBOOKS
-        for cell in cells(notebook)
-        for name in checked_in(cell["source"])
-    }
+    sources = [(notebook.name[:2], cell["source"]) for notebook in NOTEBOOKS for cell in cells(notebook)]
+    asked = {(name, digits) for digits, source in sources for name in checked_in(source)}
     assert asked == {(name, name[:2]) for name in ALL}
 
 

@@ -192,9 +192,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
-    "trace": frozenset({"trace.perfetto"}),
+    "trace": frozenset({"trace.perfetto", "widgets"}),
     "machine": frozenset({"saving", "museum", "widgets"}),
-    **dict.fromkeys(("holds", "trace", "virtio"), frozenset({"widgets"})),  # view()
+    **dict.fromkeys(("holds", "virtio"), frozenset({"widgets"})),  # view()
     "races": frozenset({"museum", "widgets"}),  # a specimen's scenario by its name; a stepper's view
     "": frozenset({"widgets", "course"}),
 }

@@ -44,7 +44,7 @@ def exercises(notebook: str | None = None) -> tuple[Exercise, ...]:
 
 def find(name: str) -> Exercise:
     """One of them. UsageError: there is none of that name."""
-    those = exercises(name)
+    those = exercises(name or "")
     found = next((one for one in those if one.name == name), None)
     if found is None:
         raise UsageError(f"exercise {name!r}: notebook {name[:2]} has {', '.join(one.name for one in those)}")

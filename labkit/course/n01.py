@@ -9,6 +9,7 @@ from labkit.course.exercise import Exercise
 from labkit.course.n00 import count_kicks
 from labkit.course.verdict import Verdict, not_yet, right, shown
 
+TRIED_BYTES = 1  # the kick that the notebook itself has trapped
 AT_ONCE = 3  # requests for one kick
 
 
@@ -32,7 +33,7 @@ def who_ran(answer: object, trace: Any) -> Verdict:
 
 
 def trap_one(function: Any) -> Verdict:
-    """A function that makes one kick trap, and be served, while the VMM owns the notifier."""
+    """A function that makes a kick of a new length trap, and be served, while the VMM owns the notifier."""
     with labkit.boot("blk") as vm:
         notifier, mark = vm.proxy.queues[0].notifier, vm.trace.mark()
         function(vm)
@@ -51,6 +52,8 @@ def trap_one(function: Any) -> Verdict:
         )
     if not kicks["trapped"]:
         return not_yet("no kick came", "which port is written, how many bytes, and what value?")
+    if any(event.name == "kick_trap" and event["width_bytes"] == TRIED_BYTES for event in events):
+        return not_yet(f"that was {TRIED_BYTES} byte once more", "port_out can write some other lengths")
     if not any(event.name == "request" for event in events):
         return not_yet("a kick trapped, and no request was served", "add and publish one before the kick")
     return right("KVM matches address, length and value; whatever differs leaves the guest, and is served all the same")
