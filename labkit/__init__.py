@@ -36,7 +36,7 @@ __version__ = VERSION
 
 
 def __getattr__(name: str) -> ModuleType:
-    """`labkit.races`, `museum` and `widgets`: imported when asked for, which `import labkit` need not wait for."""
-    if name in ("museum", "races", "widgets"):
+    """`labkit.races`, `museum`, `course` and `widgets`: imported when asked for; `import labkit` need not wait."""
+    if name in ("course", "museum", "races", "widgets"):
         return import_module(f"labkit.{name}")
     raise AttributeError(f"module 'labkit' has no attribute {name!r}")

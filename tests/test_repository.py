@@ -185,16 +185,16 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "museum": WHOLE | {"snapshot", "migration", "races"},
     "widgets": LEAVES | {"threads", "trace.gates", "trace.tally", "rules", "", "races"},  # a machine is an argument
     "": WHOLE | {"receiving", "rules", "recording", "snapshot", "migration", "races", "museum"},
-    "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
+    "course": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,
     "bench": WHOLE | {"", "races", "museum"},
     "cli": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
 MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
+    "trace": frozenset({"trace.perfetto", "widgets"}),
     "machine": frozenset({"saving", "museum", "widgets"}),
     **dict.fromkeys(("holds", "virtio"), frozenset({"widgets"})),  # view()
-    "trace": frozenset({"widgets", "trace.perfetto"}),
     "races": frozenset({"museum", "widgets"}),  # a specimen's scenario by its name; a stepper's view
     "": frozenset({"widgets", "course"}),
 }
