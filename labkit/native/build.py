@@ -28,7 +28,7 @@ extern "Python" void lk_python_look(void *python);
 """  # what C calls of Python
 SOURCES = (
     *("feed", "machine", "dirty", "queue", "device", "blk", "net", "terminal", "pydevice"),
-    *("kick", "host", "loop", "worker", "vcpu", "gates", "bench", "bare", "litmus"),
+    *("kick", "host", "loop", "worker", "vcpu", "gates", "schedule", "bench", "bare", "litmus"),
 )
 EMULATED_SOURCES = (  # the emulated CPU; its library is looked for when it is used
     *("unicorn", "emulated", "emulated_turn", "emulated_io", "emulated_cpu", "emulated_frame"),
