@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab install test check fuzz format asan fidelity museum notebooks screenshots bench lock clean FORCE
+.PHONY: help lab install test check fuzz format asan fidelity museum notebooks student screenshots bench lock clean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -127,6 +127,9 @@ museum: install  ## play every specimen of the museum, print the table, and writ
 
 notebooks: install  ## run the notebooks on KVM and store what they show (after a change that shows)
 	@LABKIT_CPU=kvm $(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
+
+student: install  ## write the notebooks as students get them into build/student, with nbgrader
+	@$(BIN)/python -W ignore tools/student.py build/student $(NOTEBOOKS)
 
 screenshots: install  ## take the pictures of docs/images in a browser, on KVM (after a change that shows)
 	@LABKIT_CPU=kvm $(BIN)/python tools/screenshots.py

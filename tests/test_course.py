@@ -87,6 +87,16 @@ def test_what_a_students_function_raises_is_told() -> None:
     wrong(exercise.verdict(fails))
 
 
+def test_an_answer_that_is_not_written_yet() -> None:
+    """A function with nothing in it but what students' cells begin with: its question is said again."""
+
+    def unwritten() -> Verdict:
+        raise NotImplementedError()
+
+    exercise = Exercise("99.example", "what is it?", lambda function: function())
+    assert exercise.verdict(unwritten) == not_yet("nothing stands there yet", "what is it?")
+
+
 # -- answers that nobody expects ---------------------------------------------------------------------------------------
 
 

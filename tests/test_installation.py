@@ -14,7 +14,7 @@ import pytest
 from labkit import abi, installation
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "guests", "labkit")
+SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "guests", "labkit", "notebooks")
 MADE = shutil.ignore_patterns("guest_images", "*.so", "__pycache__", "left_out.txt")
 HEADER = ROOT / "guests" / "include" / "abi.h"
 RECORDING = ROOT / "tests" / "data" / "format1.labkit"
