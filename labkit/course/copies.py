@@ -41,7 +41,7 @@ class Copy(NamedTuple):
 def copy_course(folder: str | os.PathLike[str]) -> list[Copy]:
     """Put the student's notebooks into `folder`, which is made if need be. No work of a user's is overwritten.
 
-    UsageError: it cannot be a folder, or be written to; this labkit came without notebooks. HostError: the disk is full.
+    UsageError: it cannot be a folder, or be written to; there are no notebooks. HostError: the disk is full.
     """
     course, place = notebooks(), Path(folder)
     if not course:

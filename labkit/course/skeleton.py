@@ -15,14 +15,14 @@ CELLS = (
     ("title", "# {title}\n\nWhat do you want to find out? Write the question here, and look for its answer below."),
     (
         "boot",
-        'import labkit\n\nvm = labkit.boot("blk", bring_up=False)  # disk="disk.img", revision="today", vcpus=2 ...\nvm',
+        'import labkit\n\nvm = labkit.boot("blk", bring_up=False)  # disk=, revision=, vcpus= and more\nvm',
     ),
     ("look", "## Look\n\nThe driver waits. Each step of it can be looked at: registers, ring, notifier."),
     ("up", "vm.guest.negotiate()\nvm.guest.set_driver_ok()\nvm.proxy.queues[0]"),
     ("kick", "## Kick\n\nA request through the guest's own driver, and how its kick came."),
     ("read", "mark = vm.trace.mark()\nvm.guest.read(sector=0)\nvm.proxy.queues[0].notifier"),
     ("log", "for event in vm.trace.events(since=mark):\n    print(event)"),
-    ("watch", "## Watch\n\nThe machine as it is now, with a button for each step; it goes on while you do."),
+    ("watch", "## Watch\n\nThe machine as it is now, with buttons for what the cells above did."),
     ("dashboard", "vm.dashboard()"),
     (
         "keep",
@@ -36,8 +36,10 @@ MARKDOWN = ("title", "look", "kick", "watch", "keep")
 def new_lab(name: str | os.PathLike[str]) -> Path:
     """Write a notebook of that name; `.ipynb` may be left out. UsageError: it is there, or cannot be."""
     path = Path(name)
+    if not path.name.strip("."):
+        raise UsageError(f"{str(name)!r} is no name of a notebook")
     if path.suffix != ".ipynb":
-        path = path.with_name(path.name + ".ipynb") if path.name else path
+        path = path.with_name(path.name + ".ipynb")
     if os.path.lexists(path):
         raise UsageError(f"notebook {path} is there already: take another name")
     write_whole(path, "notebook", (json.dumps(_notebook(path.stem), indent=1, ensure_ascii=False) + "\n").encode())
