@@ -72,6 +72,14 @@ def test_students_get_no_solution(notebook: Path) -> None:
             assert "".join(open_cell["source"]) == cell["source"]
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_students_get_is_python(notebook: Path) -> None:
+    """A stub stands where a solution stood, as far to the right: each cell of an exercise can be run as it is."""
+    found = [cell for cell in json.loads(student.notebooks()[notebook.name])["cells"] if "nbgrader" in cell["metadata"]]
+    for cell in found:
+        compile("".join(cell["source"]), cell["id"], "exec")
+
+
 @pytest.mark.slow
 def test_nbgrader_makes_the_same(tmp_path: Path) -> None:
     """`make student` goes by nbgrader's converter, the package has its own: byte for byte, but for the checksums."""
