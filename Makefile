@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab install test check fuzz format asan fidelity museum notebooks screenshots bench lock clean FORCE
+.PHONY: help lab install test check fuzz format asan fidelity museum notebooks student screenshots bench lock clean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -42,7 +42,12 @@ $(VENV)/complete: requirements.lock
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(PIP) install -r requirements.lock
 	@$(BIN)/jupyter labextension disable @jupyterlab/apputils-extension:announcements 2>/dev/null || true
+	@$(BIN)/jupyter labextension disable @jupyter/nbgrader 2>/dev/null || true
+	@$(BIN)/jupyter server extension disable --sys-prefix $(GRADERS_PAGES) 2>/dev/null || true
 	@echo "$(CURDIR)" > $@
+
+# nbgrader's pages in JupyterLab are for who grades by them: docs/course.md says how to have them back.
+GRADERS_PAGES := $(addprefix nbgrader.server_extensions.,formgrader validate_assignment assignment_list course_list)
 
 BUILT_FROM := pyproject.toml setup.py \
 	$(shell find labkit/native guests -type f ! -name '*.so' ! -name '*.py[co]' ! -name _core.c 2>/dev/null)
@@ -56,19 +61,11 @@ $(VENV)/built: $(VENV)/complete $(BUILT_FROM)
 install: $(VENV)/built  ## make .venv and build the C core and the guests, no more
 
 # -- the lab ----------------------------------------------------------------------------------------------------------
-lab: install  ## install, check this machine, boot one guest, open JupyterLab (LABKIT_NO_SERVE=1: all but the last)
+lab: install  ## install, check this machine, boot one guest, open the course in lab/ (LABKIT_NO_SERVE=1: not the last)
 	@$(BIN)/labkit doctor
 	@$(BIN)/labkit boot
-ifneq ($(LABKIT_NO_SERVE),1)
 	@echo
-	@echo "JupyterLab serves notebooks/ on this machine only. Open the link with the token below; Ctrl-C twice ends it."
-	@exec $(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.port=$(PORT) --log-level=ERROR \
-		--ServerApp.root_dir="$(CURDIR)/notebooks" $(FIRST_PAGE) $(AS_ROOT) $(NO_BROWSER)
-endif
-
-FIRST_PAGE = $(if $(NOTEBOOKS),--LabApp.default_url=/lab/tree/$(notdir $(firstword $(NOTEBOOKS))))
-AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
-NO_BROWSER = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,--no-browser)
+	@exec $(BIN)/labkit lab lab --port=$(PORT) $(if $(filter 1,$(LABKIT_NO_SERVE)),--no-serve)
 
 # -- checks -----------------------------------------------------------------------------------------------------------
 # Every part runs even if one before it failed; pytest's summary comes last and the exit status tells of all of them.
@@ -127,6 +124,9 @@ museum: install  ## play every specimen of the museum, print the table, and writ
 
 notebooks: install  ## run the notebooks on KVM and store what they show (after a change that shows)
 	@LABKIT_CPU=kvm $(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
+
+student: install  ## write the notebooks as students get them into build/student, with nbgrader
+	@$(BIN)/python -W ignore tools/student.py build/student $(NOTEBOOKS)
 
 screenshots: install  ## take the pictures of docs/images in a browser, on KVM (after a change that shows)
 	@LABKIT_CPU=kvm $(BIN)/python tools/screenshots.py

@@ -1,4 +1,5 @@
-"""What is built besides Python? The C core (through cffi) and the guest images (with gcc); both by `build_ext`.
+"""What is built besides Python? The C core (through cffi), the guest images (with gcc), and for a package the notebooks
+as students get them; all by `build_ext`.
 
 Where the tools for one of them are not there, labkit is installed without it, and labkit/left_out.txt says why; where
 they are there and fail, so does the build.
@@ -46,6 +47,8 @@ class BuildCoreAndGuests(build_ext):
             left_out["kvm"] = core.refused(core.KVM_PROBE)
         super().run()
         left_out["guests"] = build_guest_images(package / "guest_images")
+        if not self.inplace:  # in the source tree they are made when asked for
+            write_notebooks(package / "course" / "notebooks")
         self.write_down(package / "left_out.txt", {part: why for part, why in left_out.items() if why})
 
     def write_down(self, path: Path, left_out: dict[str, str]) -> None:
@@ -77,6 +80,15 @@ def build_guest_images(out: Path) -> str | None:
     for name, content in brought.items():
         (out / name).write_bytes(content)
     return None if any(out.glob("*.bin")) else "no compiler for x86-64 (gcc, x86_64-linux-gnu-gcc)"
+
+
+def write_notebooks(out: Path) -> None:
+    """The course without its solutions."""
+    student = load("labkit_course_student", ROOT / "labkit" / "course" / "student.py")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for name, content in student.made_from(ROOT / "notebooks").items():
+        (out / name).write_bytes(content)
 
 
 setup(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from labkit.errors import HostError, UsageError
@@ -24,4 +25,5 @@ def write_whole(path: str | os.PathLike[str], what: str, content: bytes) -> None
             raise HostError("write", error.errno, f"{what} {path} was not written") from error
         raise UsageError(f"{what} {path}: {error.strerror}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or its name was too long to be there
+            beside.unlink()

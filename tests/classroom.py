@@ -73,7 +73,7 @@ def checked_in(source: str) -> list[str]:
 
 
 def arities(name: str) -> range:
-    """With how many arguments might somebody call its check?"""
+    """With how many arguments might somebody call its check? From none to one too many."""
     return range(course.find(name).takes.count(",") + 2)
 
 

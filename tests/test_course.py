@@ -87,6 +87,16 @@ def test_what_a_students_function_raises_is_told() -> None:
     wrong(exercise.verdict(fails))
 
 
+def test_an_answer_that_is_not_written_yet() -> None:
+    """A function with nothing in it but what students' cells begin with: its question is said again."""
+
+    def unwritten() -> Verdict:
+        raise NotImplementedError()
+
+    exercise = Exercise("99.example", "what is it?", lambda function: function())
+    assert exercise.verdict(unwritten) == not_yet("nothing stands there yet", "what is it?")
+
+
 # -- answers that nobody expects ---------------------------------------------------------------------------------------
 
 
@@ -98,15 +108,16 @@ def test_nonsense_is_not_right(name: str) -> None:
             wrong(answered(name, [hostile] * count))
 
 
-def test_nonsense_about_a_closed_machine_is_not_right(boot: Boot) -> None:
+@pytest.mark.parametrize("name", ALL)
+def test_nonsense_about_a_closed_machine_is_not_right(boot: Boot, name: str) -> None:
     """A machine that is closed, or its trace, is no evidence for nonsense, and no answer either."""
     vm = boot()
     vm.close()
-    for name in ALL:
-        for evidence in (vm, vm.trace):
-            for answer in (*HOSTILE, vm, vm.trace):
-                for count in arities(name)[:-1]:
-                    wrong(answered(name, [answer, *[evidence] * count]))
+    for evidence in (vm, vm.trace):
+        wrong(answered(name, [evidence]))
+        for count in arities(name)[1:-1]:
+            for answer in (*HOSTILE, evidence):
+                wrong(answered(name, [answer, *[evidence] * count]))
 
 
 # -- the notebooks -----------------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import pytest
 
 from labkit import abi, installation
+from labkit.course import student
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "guests", "labkit")
+SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "guests", "labkit", "notebooks")
 MADE = shutil.ignore_patterns("guest_images", "*.so", "__pycache__", "left_out.txt")
 HEADER = ROOT / "guests" / "include" / "abi.h"
 RECORDING = ROOT / "tests" / "data" / "format1.labkit"
@@ -96,6 +97,16 @@ def test_without_a_compiler_the_build_succeeds_and_says_what_is_left_out(without
     assert not [*without_compiler.package.rglob("*.so"), *without_compiler.package.rglob("*.o")]
     images = without_compiler.package / "labkit" / "guest_images"
     assert [path.name for path in images.iterdir()] == ["abi.h"]
+
+
+def test_a_package_has_the_course_without_its_solutions(without_compiler: Built, tmp_path: Path) -> None:
+    """Every notebook as students get it, from a package that has neither the tree nor a core."""
+    ran = without_compiler.verb("lab", str(tmp_path), "--no-serve")
+    assert ran.returncode == 0, ran.stderr
+    copied = {path.name: path.read_bytes() for path in tmp_path.glob("*.ipynb")}
+    assert copied == student.made_from(ROOT / "notebooks")
+    assert copied
+    assert not any(b"BEGIN SOLUTION" in content for content in copied.values())
 
 
 def test_without_the_core_labkit_imports_and_explains_the_rules(without_compiler: Built) -> None:

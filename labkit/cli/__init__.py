@@ -1,4 +1,4 @@
-"""What can be done from a shell? `labkit doctor | boot | receive | migrate | replay | bench | museum`,
+"""What can be done from a shell? `labkit doctor | boot | receive | migrate | replay | bench | museum | lab | new-lab`,
 each with --json.
 
 Each verb has a module, which says in one line what it tells; `machines.py` has what several tell of a machine.
@@ -11,6 +11,7 @@ from labkit.cli.bench import bench
 from labkit.cli.boot import boot
 from labkit.cli.common import EXIT_CODES, Verbs
 from labkit.cli.doctor import doctor
+from labkit.cli.lab import lab, new_lab
 from labkit.cli.migrate import migrate
 from labkit.cli.museum import museum
 from labkit.cli.receive import receive
@@ -25,5 +26,5 @@ def main() -> None:
     """Boot tiny KVM guests and watch who handles each virtqueue kick."""
 
 
-for verb in (doctor, boot, migrate, receive, replay, bench, museum):
+for verb in (doctor, boot, migrate, receive, replay, bench, museum, lab, new_lab):
     main.add_command(verb)
