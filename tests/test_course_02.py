@@ -67,7 +67,7 @@ def test_bar0_is_found(cpu: str) -> None:  # noqa: ARG001
     ],
 )
 def test_ports_that_are_not_bar0(cpu: str, function: Function) -> None:  # noqa: ARG001
-    """A bit too many, another BAR, another slot, a text, a BAR that was moved, a guess, and what was not asked by hand."""
+    """A bit too many, another BAR or slot, a text, a BAR that was moved, a guess, and what was not asked by hand."""
     wrong(course.check(FIND, function), "0xd040:", "& ~3")
 
 
@@ -173,7 +173,7 @@ def test_what_a_read_changes(cpu: str) -> None:  # noqa: ARG001
 )
 def test_looks_that_were_not_looked(cpu: str, function: Callable[..., object]) -> None:  # noqa: ARG001
     """Known by heart, with a write, ports for offsets, no list, nothing read, and some left out."""
-    wrong(course.check(TWICE, function), "19", "ISR once")
+    wrong(course.check(TWICE, function), *([] if function is learnt_by_heart else ["19"]))
 
 
 # -- which write -------------------------------------------------------------------------------------------------------
@@ -213,7 +213,8 @@ def test_the_writes_that_stop(trace: Trace) -> None:
 )
 def test_writes_that_did_not_stop_it(trace: Trace, answer: object) -> None:
     """Another value, a number for a text, an offset, a rule too many, rules missing, and other forms."""
-    wrong(course.check(WHICH, answer, trace), "('QUEUE_PFN', '0x0')")
+    told = "'QUEUE_PFN', '0x0'"
+    wrong(course.check(WHICH, answer, trace), *([] if told in repr(answer) else [told]))
 
 
 def test_no_stop_is_no_evidence(boot: Boot) -> None:

@@ -69,7 +69,10 @@ def bring_up(function: Any) -> Verdict:
         return not_yet(f"the guest also did {', '.join(others)}", "each step is a few accesses: make those")
     registers = [event for event in events if event.name == "register" and event["write"]]
     writes = [(str(event["register"]), int(str(event["value"]), 0)) for event in registers]
-    return _greeted(writes) or _agreed(writes, state) or right(f"{len(writes)} writes to BAR0, and the device is up")
+    for verdict in (_greeted(writes), _agreed(writes, state)):
+        if verdict is not None:
+            return verdict
+    return right(f"{len(writes)} writes to BAR0, and the device is up")
 
 
 def _greeted(writes: list[tuple[str, int]]) -> Verdict | None:
@@ -117,7 +120,7 @@ def read_twice(function: Any) -> Verdict:
             mark = vm.trace.mark()
             found = function(vm, vm.proxy.notify_base)
             events = vm.trace.events("register", since=mark)
-        if verdict := _compared(found, events, pending=bool(reads)):
+        if (verdict := _compared(found, events, pending=bool(reads))) is not None:
             return verdict
     return right("a look at that register is an answer to the interrupt: the second one finds it gone")
 

@@ -41,7 +41,7 @@ def walk(function: Any) -> Verdict:
         for asked in ({}, {"type": BlkType.OUT, "bytes": 2 * SECTOR_BYTES}, {"type": BlkType.FLUSH}):
             head = vm.guest.add(**asked).head
             truth, found = links(vm, head), function(vm, head)
-            if verdict := _same_chain(found, truth):
+            if (verdict := _same_chain(found, truth)) is not None:
                 return verdict
     return right("two descriptors or three, and only one of them said that it was the last")
 
@@ -79,7 +79,7 @@ def read_by_hand(function: Any) -> Verdict:
             events, broken = vm.trace.events("step", "request", "broken", since=mark), vm.proxy.broken
             with labkit.boot("blk", irq="poll") as other:
                 truth = other.guest.read(sector)
-        if verdict := _read(found, truth, events, sector, broken=broken):
+        if (verdict := _read(found, truth, events, sector, broken=broken)) is not None:
             return verdict
     return right("header, chain, entry, index, and one kick: a driver does no more than that")
 
