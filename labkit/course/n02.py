@@ -37,7 +37,7 @@ def find_bar0(function: Any) -> Verdict:
         events, truth, untouched = vm.trace.events("step", since=mark), vm.proxy.notify_base, vm.proxy.config == before
     if others := other_steps(events, PORTS):
         return not_yet(f"the guest also did {', '.join(others)}", "port_out for the address, port_in for the data")
-    if not any(event["command"] == "PORT_IN" and event["arg0"] // 4 == PORT_PCI_DATA // 4 for event in events):
+    if not any(event["command"] == "PORT_IN" and int(event["arg0"]) // 4 == PORT_PCI_DATA // 4 for event in events):
         return not_yet("nobody read config space", "the address goes to one port, and the data come from another")
     if not untouched:
         return not_yet("config space is not as it was", "looking is enough: write to the address port only")
