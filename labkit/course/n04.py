@@ -50,14 +50,14 @@ def _first_wrong(function: Callable[..., object], events: list[Event]) -> Verdic
 def most_at_once(answer: object, trace: Any) -> Verdict:
     """The largest number of requests that one run of the queue served."""
     most = max(requests_by_run(trace.events("queue_notify", "request")), default=0)
-    if most < 2:  # noqa: PLR2004 - one, and there is nothing to be told apart
+    if most < 2:
         return not_yet("in these events no run of the queue served more than one request", "a storm first, then look")
     if type(answer) is not int:
         return not_yet(f"{shown(answer)} is no number", "a whole number, counted from the events")
     if answer != most:
         return not_yet(
             f"not {answer}: the longest run served {'more' if answer < most else 'fewer'}",
-            "a run begins with queue_notify. Count the requests behind each, up to the next one: kicks are not asked for",
+            "a run begins with queue_notify. Count the requests behind each, up to the next; kicks are not asked for",
         )
     return right("a kick says that there is work, not how much: whoever comes late finds more of it")
 

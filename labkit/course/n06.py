@@ -20,7 +20,9 @@ def nothing_lost(answer: object, trace: Any) -> Verdict:
     events = trace.events()
     found = [event for event in events if event.name == "drain" and event["kicks"]]
     if not found:
-        return not_yet("in these events no kick was under way when the notifier stopped", "hold the iothread, and pause")
+        return not_yet(
+            "in these events no kick was under way when the notifier stopped", "hold the iothread, and pause"
+        )
     if not isinstance(answer, list | tuple) or not all(isinstance(event, Event) for event in answer):
         return not_yet(f"{shown(answer)} has not the form", "a list of three events, as vm.trace.events() has them")
     if len(answer) != len(PROOF):

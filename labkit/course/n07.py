@@ -101,7 +101,9 @@ def predict(answer: object) -> Verdict:
                 "rules.differences(): what do ASSIGN_FAILED, BACKEND_TAKES and BACKEND_GIVES do to the property and to "
                 "the switch, and does the one bring back what the other took?",
             )
-    return right("a switch that two rules use for two things is turned on by the wrong one")
+    return right(
+        "under merged one switch serves two rules: the backend that goes turns on what a failed start turned off"
+    )
 
 
 EXERCISES = (

@@ -41,7 +41,7 @@ def too_late(answer: object) -> Verdict:
     if EVERY_KICK_IS_SERVED.name not in run.broken:
         return not_yet(
             f"in {run.schedule} the kick is served",
-            "that was still in time: let the iothread go fewer steps, or later. What must it have to look at the count?",
+            "that was still in time: let the iothread go fewer steps, or later. What must it have first?",
         )
     who = schedules.decode(museum.find(BUG).scenario, run.schedule)
     if Actor.IOTHREAD not in who[: who.rindex(Actor.VCPU0)]:
@@ -96,5 +96,7 @@ def _judged(own: set[str], kept: Report, mutated: Report) -> Verdict:
 EXERCISES = (
     Exercise("08.both-serve", "a schedule for each of two threads, in which that one serves the request", both_serve),
     Exercise("08.too-late", "a schedule that loses the kick, though the iothread goes meanwhile", too_late),
-    Exercise("08.own-scenario", "a scenario with an invariant of your own, and a mutation that breaks it", own_scenario),
+    Exercise(
+        "08.own-scenario", "a scenario with an invariant of your own, and a mutation that breaks it", own_scenario
+    ),
 )

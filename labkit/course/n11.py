@@ -14,7 +14,9 @@ COUNTS = {"calls": "queue_notify", "chains": "chain", "interrupts": "interrupt"}
 def _no_device(answer: object) -> Verdict | None:
     if isinstance(answer, type) and issubclass(answer, labkit.Device) and answer is not labkit.Device:
         return None
-    return not_yet(f"{shown(answer)} is no class of a device", "the class itself: class ...(labkit.Device), not an object")
+    return not_yet(
+        f"{shown(answer)} is no class of a device", "the class itself: class ...(labkit.Device), not an object"
+    )
 
 
 def counting_upper(answer: Any) -> Verdict:
@@ -30,7 +32,7 @@ def counting_upper(answer: Any) -> Verdict:
 
 
 def _counts_wrong(vm: labkit.Machine) -> Verdict | None:
-    if len(vm.proxy.queues) != 2:  # noqa: PLR2004 - as the exercise says
+    if len(vm.proxy.queues) != 2:
         return not_yet(f"it has {len(vm.proxy.queues)} queues", "queue_sizes has a number for each")
     if vm.guest.exchange(b"abc", receive=3, queue=0) != b"ABC":
         return not_yet("queue 0 does not shout", "as Upper does it")
