@@ -31,8 +31,10 @@ def who_served(function: Any, trace: Any) -> Verdict:
         vm.guest.clear_driver_ok()
         vm.guest.read(sector=1)
         both = vm.trace.events()
-    wrong = _first_wrong(function, events) or _first_wrong(function, both)
-    return wrong or right("each request is served by the thread that ran the queue: by trap, by the vCPU that kicked")
+    for known in (events, both):
+        if (wrong := _first_wrong(function, known)) is not None:
+            return wrong
+    return right("each request is served by the thread that ran the queue: by trap, by the vCPU that kicked")
 
 
 def _first_wrong(function: Callable[..., object], events: list[Event]) -> Verdict | None:

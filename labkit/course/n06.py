@@ -29,10 +29,10 @@ def nothing_lost(answer: object, trace: Any) -> Verdict:
         return not_yet(f"these are {len(answer)} events", "three are enough, and none of them can be missed")
     if any(event not in events for event in answer):
         return not_yet("not all of these are events of this machine", "take them from the trace that you give")
-    return _proof(answer, found) or right("it was found, and served, by the thread that stopped the notifier (R5)")
+    return _proof(answer, found)
 
 
-def _proof(answer: Sequence[Event], found: Sequence[Event]) -> Verdict | None:
+def _proof(answer: Sequence[Event], found: Sequence[Event]) -> Verdict:
     first, run, request = answer
     if first not in found:
         return not_yet(
@@ -45,7 +45,7 @@ def _proof(answer: Sequence[Event], found: Sequence[Event]) -> Verdict | None:
         )
     if request.name != "request" or request.actor != run.actor or request.seq < run.seq:
         return not_yet(f"the third, {request.name}, is no request that this run served", "look behind the run")
-    return None
+    return right("it was found, and served, by the thread that stopped the notifier (R5)")
 
 
 def what_found(events: Sequence[Event], request: Event) -> str:
