@@ -1,5 +1,7 @@
 """What is built besides Python? The C core (through cffi) and the guest images (with gcc); both by `build_ext`.
 
+The library of the guests goes into the package as source, for guests that a notebook compiles (labkit/ipython).
+
 Where the tools for one of them are not there, labkit is installed without it, and labkit/left_out.txt says why; where
 they are there and fail, so does the build.
 """
@@ -46,6 +48,7 @@ class BuildCoreAndGuests(build_ext):
             left_out["kvm"] = core.refused(core.KVM_PROBE)
         super().run()
         left_out["guests"] = build_guest_images(package / "guest_images")
+        copy_guest_library(package / "guest_library")
         self.write_down(package / "left_out.txt", {part: why for part, why in left_out.items() if why})
 
     def write_down(self, path: Path, left_out: dict[str, str]) -> None:
@@ -77,6 +80,14 @@ def build_guest_images(out: Path) -> str | None:
     for name, content in brought.items():
         (out / name).write_bytes(content)
     return None if any(out.glob("*.bin")) else "no compiler for x86-64 (gcc, x86_64-linux-gnu-gcc)"
+
+
+def copy_guest_library(out: Path) -> None:
+    """Put lib/, include/ and guest.ld into `out`; nothing else stays there."""
+    shutil.rmtree(out, ignore_errors=True)
+    for part in ("lib", "include"):
+        shutil.copytree(ROOT / "guests" / part, out / part)
+    shutil.copy(ROOT / "guests" / "guest.ld", out)
 
 
 setup(

@@ -14,8 +14,8 @@ import pytest
 from labkit import abi, installation
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "guests", "labkit")
-MADE = shutil.ignore_patterns("guest_images", "*.so", "__pycache__", "left_out.txt")
+SOURCES = ("setup.py", "pyproject.toml", "pytest_labkit.py", "README.md", "LICENSE", "guests", "labkit")
+MADE = shutil.ignore_patterns("guest_images", "guest_library", "*.so", "__pycache__", "left_out.txt")
 HEADER = ROOT / "guests" / "include" / "abi.h"
 RECORDING = ROOT / "tests" / "data" / "format1.labkit"
 NO_PROGRAMS = {"PATH": ""}

@@ -186,6 +186,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "widgets": LEAVES | {"threads", "trace.gates", "trace.tally", "rules", "", "races"},  # a machine is an argument
     "": WHOLE | {"receiving", "rules", "recording", "snapshot", "migration", "races", "museum"},
     "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
+    "toolchain": frozenset(),  # builds the guests before labkit is installed
+    "ipython": WHOLE | {"", "rules", "races", "museum", "toolchain"},
     "doctor": PARTS,
     "bench": WHOLE | {"", "races", "museum"},
     "cli": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
@@ -196,7 +198,7 @@ MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
     "machine": frozenset({"saving", "museum", "widgets"}),
     **dict.fromkeys(("holds", "trace", "virtio"), frozenset({"widgets"})),  # view()
     "races": frozenset({"museum", "widgets"}),  # a specimen's scenario by its name; a stepper's view
-    "": frozenset({"widgets", "course"}),
+    "": frozenset({"widgets", "course", "ipython"}),
 }
 
 
