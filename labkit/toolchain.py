@@ -41,7 +41,14 @@ def run(*command: str | Path, at: Path) -> Said:
     plain = {**os.environ, "LC_ALL": "C"}  # the same quotes everywhere
     try:
         done = subprocess.run(
-            [*map(str, command)], cwd=at, env=plain, capture_output=True, text=True, errors="replace", check=False
+            [*map(str, command)],
+            cwd=at,
+            env=plain,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
     except OSError as error:
         raise BuildError(f"{command[0]}: {error.strerror}; install gcc and binutils") from error
@@ -79,7 +86,8 @@ class Toolchain:
     def link(self, program: Path, wide: Path) -> None:
         """The object and what it uses of the library as a 64-bit ELF."""
         script = self._work / SCRIPT
-        if not self._library:  # once: it is most of the work
+        if not self._library or not all(made.exists() for made in (script, *self._library)):
+            self._work.mkdir(exist_ok=True)  # once, for it is most of the work; unless somebody tidied up
             script.write_text(run(*self._cc, "-E", "-P", "-x", "c", "-Iinclude", SCRIPT, at=self._source).output)
             self._library = [self._compiled(part) for part in sorted(self._source.glob("lib/*.[cS]"))]
         options = [f"-Wl,{option}" for option in LINKER]

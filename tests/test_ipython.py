@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import re
+import shutil
 import tempfile
 import textwrap
 import warnings
@@ -155,23 +156,44 @@ def test_a_guest_reads_its_command_line(shell: Shell) -> None:
 
 @pytest.mark.usefixtures("cpu")
 def test_a_guest_that_crashes_is_its_own_fault(shell: Shell) -> None:
-    """A GuestError says where; the machine is there to be looked at."""
-    result = shell.run_cell(f"%%guest --asm {WAIT}\n    .globl guest_main\nguest_main: ud2\n")
-    assert isinstance(result.error_in_exec, GuestError)
-    assert "triple fault" in str(result.error_in_exec)
+    """A GuestError says where, and what was printed before; the machine is there to be looked at."""
+    cell = HELLO.replace("finish(3);", 'for (;;) asm volatile("ud2");')
+    error = shell.run_cell(f"%%guest {WAIT}\n{cell}").error_in_exec
+    assert isinstance(error, GuestError)
+    (shown,) = error._render_traceback_()
+    assert re.fullmatch(r"GuestError: vCPU 0 crashed at rip=0x1\w+: triple fault\nit had printed:\nhello .*", shown)
     assert shell.user_ns["vm"].state == "crashed"
 
 
-def test_the_compiler_is_quoted_by_the_lines_of_the_cell(shell: Shell) -> None:
+def test_the_compiler_is_quoted_by_the_lines_of_the_cell(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Line 1 is that of the magic, as a notebook counts. Nothing is booted, and no folder stays."""
-    before = set(Path(tempfile.gettempdir()).glob("labkit-cell-*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     said = refusal(shell, '%%guest\n#include "report.h"\nint x = ;\n')
     assert "cell.c:3:9: error: " in said and "int x = ;" in said
     assert "vm" not in shell.user_ns
     assert "cell.S:3: Error: no such instruction" in refusal(shell, "%%guest --asm\n\n  fly %eax\n")
     linked = refusal(shell, "%%guest\nint x;\n")
     assert "undefined reference to `guest_main'" in linked and tempfile.gettempdir() not in linked
-    assert set(Path(tempfile.gettempdir()).glob("labkit-cell-*")) <= before
+    assert list(tmp_path.glob("labkit-cell-*")) == []
+
+
+@pytest.mark.usefixtures("cpu")
+def test_the_library_is_compiled_once(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all cells of a process; anew if its folder was tidied away."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    guest._tools.cache_clear()
+    try:
+        value(shell, f"%%guest {WAIT}\n{HELLO}")
+        (folder,) = tmp_path.glob("labkit-library-*")
+        made = (folder / "lib" / "report.o").stat().st_mtime_ns
+        value(shell, f"%%guest {WAIT}\n{HELLO}")
+        assert (folder / "lib" / "report.o").stat().st_mtime_ns == made
+        shutil.rmtree(folder)
+        assert value(shell, f"%%guest {WAIT}\n{HELLO}").exit_code == 7
+    finally:
+        guest._tools.cache_clear()
 
 
 @pytest.mark.usefixtures("cpu")
@@ -196,7 +218,9 @@ def test_without_a_compiler_it_is_said_what_to_install(shell: Shell, monkeypatch
     [
         ("--name 1vm", "no name of a variable"),
         ("--name class", "no name of a variable"),
-        ("--wait soon", "invalid float value"),
+        ("--wait soon", "invalid seconds value"),
+        ("--wait -1", "'-1': seconds, from 0 on"),
+        ("--wait nan", "seconds, from 0 on"),
         ("--cpu z80", "invalid choice"),
         ("--ioeventfd perhaps", "neither on nor off"),
         ("--colour blue", "unrecognized arguments"),

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from labkit.ipython.completion import Completion
+from labkit.ipython.completion import IDENTIFIER, Completion
 from labkit.ipython.guest import GuestMagic
 from labkit.ipython.race import RaceMagic
 from labkit.ipython.rule import rule
 
 __all__ = ["load", "unload"]
 
-_loaded: dict[int, Completion] = {}  # by the shell's id, for unload
+MAGICS = {"cell": ("guest", "race"), "line": ("race", "rule")}
 
 
 def load(shell: Any) -> None:
     """Give a shell of IPython the magics and the completion; again: nothing."""
-    if id(shell) in _loaded:
+    if _matchers(shell):
         return
     guest, race = GuestMagic(shell), RaceMagic(shell)
     for kind, name, function in (
@@ -30,15 +30,17 @@ def load(shell: Any) -> None:
         ("line", "rule", rule),
     ):
         shell.register_magic_function(function, kind, name)
-    completion = _loaded[id(shell)] = Completion(shell.user_ns)
-    shell.Completer.custom_matchers.append(completion.matcher)
+    shell.Completer.custom_matchers.append(Completion(shell.user_ns).matcher)
 
 
 def unload(shell: Any) -> None:
     """Take them away. Machines that a magic has booted stay."""
-    completion = _loaded.pop(id(shell), None)
-    if completion is None:
-        return
-    for kind, name in (("cell", "guest"), ("cell", "race"), ("line", "race"), ("line", "rule")):
-        shell.magics_manager.magics[kind].pop(name, None)
-    shell.Completer.custom_matchers.remove(completion.matcher)
+    for matcher in _matchers(shell):
+        shell.Completer.custom_matchers.remove(matcher)
+        for kind, names in MAGICS.items():
+            for name in names:
+                shell.magics_manager.magics[kind].pop(name, None)
+
+
+def _matchers(shell: Any) -> list[Any]:
+    return [one for one in shell.Completer.custom_matchers if getattr(one, "matcher_identifier", "") == IDENTIFIER]

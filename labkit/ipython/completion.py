@@ -23,7 +23,7 @@ from labkit.races import SCHEDULERS, Scenario, Stepper
 from labkit.trace import gates
 from labkit.virtio.catalogue import MAKERS
 
-OURS = "labkit"
+OURS = IDENTIFIER = "labkit"
 IRQS = ("msix", "intx", "poll")
 
 Words = Iterable[str]
@@ -69,7 +69,7 @@ class Completion:
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self._variables = variables
 
-        @context_matcher(identifier="labkit")  # type: ignore[untyped-decorator]
+        @context_matcher(identifier=IDENTIFIER)  # type: ignore[untyped-decorator]
         def matcher(context: CompletionContext) -> SimpleMatcherResult:
             return self._result(context)
 

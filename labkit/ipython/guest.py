@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from argparse import Namespace
 from functools import cache
@@ -13,7 +15,7 @@ import labkit
 from labkit import errors, toolchain, views
 from labkit.cpu import BACK_ENDS
 from labkit.installation import BUILD_AGAIN, NEEDS, PACKAGE
-from labkit.ipython.line import Line, Refused, name, on_or_off
+from labkit.ipython.line import Crashed, Line, Refused, name, on_or_off, seconds
 from labkit.machine import Machine
 
 LIBRARY = PACKAGE / "guest_library"
@@ -40,7 +42,7 @@ BOOT: dict[str, dict[str, Any]] = {  # options that boot has, too
 OPTIONS: dict[str, dict[str, Any]] = {
     "--name": {"type": name, "default": "vm"},
     "--asm": {"action": "store_true"},
-    "--wait": {"type": float, "default": WAIT_S, "metavar": "S"},
+    "--wait": {"type": seconds, "default": WAIT_S, "metavar": "S"},
     **BOOT,
 }
 WHAT = """Compile the cell into a guest and boot it.
@@ -92,15 +94,18 @@ class GuestMagic:
         self.__doc__ = f"{WHAT}\n{self._line.format_usage()}"
 
     def __call__(self, line: str, cell: str) -> Machine | Ended:
-        """Refused: the cell does not compile, or boot refuses an option. GuestError: the guest crashed."""
+        """Refused: the cell does not compile, or boot refuses an option. Crashed: where, and what it printed before."""
         asked = self._line.read(line)
         with tempfile.TemporaryDirectory(prefix="labkit-cell-") as work:
             image, warnings = built(cell, Path(work), assembly=asked.asm)
             if warnings:
                 self._show(Warned(warnings))
             vm = self._boot(image, asked)
-        vm.wait(asked.wait)
-        code = vm.exit_code
+        try:
+            code = vm.wait(asked.wait)
+        except errors.GuestError as error:
+            printed = f"\nit had printed:\n{vm.console[:SHOWN]}" if vm.console else ""
+            raise Crashed(f"{error}{printed}") from None
         return vm if code is None else Ended(asked.name, code, vm.console, vm.cpu)
 
     def _boot(self, image: Path, asked: Namespace) -> Machine:
@@ -136,20 +141,21 @@ def built(cell: str, work: Path, *, assembly: bool) -> tuple[Path, str]:
     source, program, wide, image = (
         work / f"cell.{suffix}" for suffix in ("S" if assembly else "c", "o", "elf64", "elf")
     )
-    source.write_text(f"\n{cell}")  # line 1 is that of the magic, as the notebook counts
+    source.write_text(f"\n{cell}", "utf-8", "replace")  # line 1 is that of the magic, as the notebook counts
     tools, folder = _tools(cc)
     try:
         warnings = tools.compile(source, program)
         tools.link(program, wide)
         tools.store(wide, image)
     except toolchain.BuildError as error:
-        said = str(error).replace(f"{work}/", "").replace(f"{folder.name}/", "")
+        said = str(error).replace(f"{work}/", "").replace(f"{folder}/", "")
         raise Refused(f"the cell was not built\n{said}") from None
     return image, warnings
 
 
 @cache
-def _tools(cc: str) -> tuple[toolchain.Toolchain, tempfile.TemporaryDirectory[str]]:
+def _tools(cc: str) -> tuple[toolchain.Toolchain, str]:
     """With the library's objects, in a folder that goes with the process."""
-    folder = tempfile.TemporaryDirectory(prefix="labkit-library-")
-    return toolchain.Toolchain(cc, LIBRARY, Path(folder.name)), folder
+    folder = tempfile.mkdtemp(prefix="labkit-library-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return toolchain.Toolchain(cc, LIBRARY, Path(folder)), folder

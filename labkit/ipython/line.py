@@ -11,11 +11,20 @@ from typing import Any, NoReturn
 from labkit import errors
 
 
-class Refused(errors.UsageError):
-    """A UsageError that a cell shows without the magic's own frames, in which nothing is wrong."""
+class _Short:
+    """A cell shows it without the magic's own frames, in which nothing is wrong."""
 
     def _render_traceback_(self) -> list[str]:
-        return [f"UsageError: {self}"]
+        kind = next(one for one in type(self).__mro__ if one.__module__ == errors.__name__)
+        return [f"{kind.__name__}: {self}"]
+
+
+class Refused(_Short, errors.UsageError):
+    """What a magic was asked for is not there, or not possible."""
+
+
+class Crashed(_Short, errors.GuestError):
+    """The guest of a cell has crashed."""
 
 
 class Line(argparse.ArgumentParser):
@@ -48,6 +57,14 @@ def on_or_off(said: str) -> bool:
     if said not in ("on", "off"):
         raise argparse.ArgumentTypeError(f"{said!r} is neither on nor off")
     return said == "on"
+
+
+def seconds(said: str) -> float:
+    """Some, or none."""
+    found = float(said)
+    if not 0 <= found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{said!r}: seconds, from 0 on")
+    return found
 
 
 def name(said: str) -> str:
