@@ -468,13 +468,17 @@ def test_a_call_that_is_being_written_is_understood(text: str, found: call.Argum
 
 
 def test_a_kernel_completes_it() -> None:
-    """What JupyterLab asks: complete_request, with the place of the word."""
+    """What JupyterLab asks: complete_request, with the place of the word; and a refusal is one line there, too."""
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         client.execute_interactive("import labkit\n%load_ext labkit", timeout=120, store_history=False)
         text = 'labkit.boot(revision="to'
         told = client.complete(text, len(text), reply=True, timeout=120)["content"]
         assert (told["matches"], told["cursor_start"], told["cursor_end"]) == (["today"], len(text) - 2, len(text))
+        shown: list[Any] = []
+        client.execute_interactive("%%guest --colour blue\nint x;", timeout=120, output_hook=shown.append)
+        (error,) = [one["content"] for one in shown if one["msg_type"] == "error"]
+        assert error["traceback"] == [f"UsageError: {error['evalue']}"]
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

@@ -146,6 +146,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "installation": frozenset({"errors"}),
     "files": frozenset({"errors"}),
+    "toolchain": frozenset(),  # builds the guests before labkit is installed
     "state": frozenset({"errors"}),
     "views": frozenset(),
     "trace.events": frozenset({"abi"}),
@@ -186,10 +187,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "widgets": LEAVES | {"threads", "trace.gates", "trace.tally", "rules", "", "races"},  # a machine is an argument
     "": WHOLE | {"receiving", "rules", "recording", "snapshot", "migration", "races", "museum"},
     "course": WHOLE | {"", "snapshot", "migration", "races", "museum"},
-    "toolchain": frozenset(),  # builds the guests before labkit is installed
-    "ipython": WHOLE | {"", "rules", "races", "museum", "toolchain"},
     "doctor": PARTS,
     "bench": WHOLE | {"", "races", "museum"},
+    "ipython": WHOLE | {"", "rules", "races", "museum", "toolchain"},
     "cli": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
