@@ -49,7 +49,7 @@ $(VENV)/complete: requirements.lock
 # nbgrader's pages in JupyterLab are for who grades by them: docs/course.md says how to have them back.
 GRADERS_PAGES := $(addprefix nbgrader.server_extensions.,formgrader validate_assignment assignment_list course_list)
 
-BUILT_FROM := pyproject.toml setup.py \
+BUILT_FROM := pyproject.toml setup.py labkit/toolchain.py \
 	$(shell find labkit/native guests -type f ! -name '*.so' ! -name '*.py[co]' ! -name _core.c 2>/dev/null)
 
 $(VENV)/built: $(VENV)/complete $(BUILT_FROM)
@@ -148,6 +148,6 @@ lock:  ## write requirements.lock anew from pyproject.toml, with the newest vers
 	@grep -c == requirements.lock | sed 's/$$/ packages locked/'
 
 clean:  ## remove everything that make made, .venv too
-	@rm -rf $(VENV) build dist labkit/guest_images labkit/left_out.txt *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) build dist labkit/guest_images labkit/guest_library labkit/left_out.txt *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find labkit guests tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@find labkit -name '*.so' -delete

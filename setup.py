@@ -1,6 +1,8 @@
 """What is built besides Python? The C core (through cffi), the guest images (with gcc), and for a package the notebooks
 as students get them; all by `build_ext`.
 
+The library of the guests goes into the package as source, for guests that a notebook compiles (labkit/ipython).
+
 Where the tools for one of them are not there, labkit is installed without it, and labkit/left_out.txt says why; where
 they are there and fail, so does the build.
 """
@@ -47,6 +49,7 @@ class BuildCoreAndGuests(build_ext):
             left_out["kvm"] = core.refused(core.KVM_PROBE)
         super().run()
         left_out["guests"] = build_guest_images(package / "guest_images")
+        copy_guest_library(package / "guest_library")
         if not self.inplace:  # in the source tree they are made when asked for
             write_notebooks(package / "course" / "notebooks")
         self.write_down(package / "left_out.txt", {part: why for part, why in left_out.items() if why})
@@ -89,6 +92,14 @@ def write_notebooks(out: Path) -> None:
     out.mkdir(parents=True)
     for name, content in student.made_from(ROOT / "notebooks").items():
         (out / name).write_bytes(content)
+
+
+def copy_guest_library(out: Path) -> None:
+    """Put lib/, include/ and guest.ld into `out`; nothing else stays there."""
+    shutil.rmtree(out, ignore_errors=True)
+    for part in ("lib", "include"):
+        shutil.copytree(ROOT / "guests" / part, out / part)
+    shutil.copy(ROOT / "guests" / "guest.ld", out)
 
 
 setup(

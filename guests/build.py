@@ -1,55 +1,34 @@
-"""How are the guests built? gcc and binutils for x86-64; each guest is an ELF that two loaders understand.
+"""Which guests are there? labkit/toolchain.py says how they are built; this builds all of them.
 
-A guest is linked as a 64-bit ELF and stored as a 32-bit one, which is what multiboot loaders take; the code in it is
-64-bit from start64 on. Beside it stand its disassembly, made from the 64-bit ELF, and its bytes as they lie in memory,
-which labkit loads without an ELF reader.
+Beside each stand its disassembly, made from the 64-bit ELF, and its bytes as they lie in memory, which labkit loads
+without an ELF reader.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import subprocess
+import importlib.util
 import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 GUESTS = ("agent", "storm", "spin", "ping", "journal")
-TARGET = "x86_64"  # whatever machine the guests are built on
-CROSS = "x86_64-linux-gnu-gcc"  # as Debian and others name it
-WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-BARE = ["-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-mno-red-zone"]
-PLAIN = ["-mgeneral-regs-only", "-fcf-protection=none", "-fno-tree-loop-distribute-patterns"]  # no SSE, no memset
-FIXED = ["-fno-pic", "-no-pie", "-mcmodel=small"]
-PIECES = ["-ffunction-sections", "-fdata-sections"]  # a guest takes what it uses of lib/
-FLAGS = ["-std=gnu11", "-O2", "-g0", *WARNINGS, *BARE, *PLAIN, *FIXED, *PIECES]
 
 
-class BuildError(Exception):
-    """A tool failed; the message is what it said."""
+def _toolchain() -> ModuleType:
+    """By its path: labkit need not be installed."""
+    path = HERE.parent / "labkit" / "toolchain.py"
+    spec = importlib.util.spec_from_file_location("labkit_toolchain", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def run(*command: str | Path) -> str:
-    """Run a tool in guests/, so that no path of the machine gets into what it makes; return what it printed."""
-    try:
-        done = subprocess.run([*map(str, command)], cwd=HERE, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise BuildError(f"{command[0]}: {error.strerror}; install gcc and binutils") from error
-    if done.returncode:
-        raise BuildError(f"{' '.join(map(str, command))}\n{done.stderr}")
-    return done.stdout
-
-
-def compiler() -> str | None:
-    """The command that compiles for x86-64 here: $CC, else gcc, else a cross compiler; None if there is none."""
-    for cc in (os.environ.get("CC") or "gcc", CROSS):
-        try:
-            if run(*shlex.split(cc), "-dumpmachine").startswith(TARGET):
-                return cc
-        except BuildError:
-            continue
-    return None
+toolchain = _toolchain()
+compiler = toolchain.compiler
 
 
 def build(out: Path, cc: str = "gcc") -> list[Path]:
@@ -57,45 +36,22 @@ def build(out: Path, cc: str = "gcc") -> list[Path]:
 
     `cc` is a command that compiles for x86-64; it knows the binutils that go with it.
     """
+    out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        script = work / "guest.ld"
-        script.write_text(run(*shlex.split(cc), "-E", "-P", "-x", "c", "-Iinclude", "guest.ld"))
-        library = [_compile(cc, source, work) for source in sorted(HERE.glob("lib/*.[cS]"))]
-        return [_link(cc, name, library, script, work, out.resolve()) for name in GUESTS]
+        tools = toolchain.Toolchain(cc, HERE, Path(scratch))
+        return [_guest(tools, name, Path(scratch), out) for name in GUESTS]
 
 
-def _compile(cc: str, source: Path, work: Path) -> Path:
-    made = work / f"{source.stem}.o"
-    run(*shlex.split(cc), *FLAGS, "-Iinclude", "-Ilib", "-c", source.relative_to(HERE), "-o", made)
-    return made
-
-
-def _link(cc: str, name: str, library: list[Path], script: Path, work: Path, out: Path) -> Path:
+def _guest(tools: Any, name: str, work: Path, out: Path) -> Path:
     wide, image = work / f"{name}.elf64", out / f"{name}.elf"
-    program = _compile(cc, HERE / f"{name}.c", work)
-    link = [
-        "-nostdlib",
-        "-static",
-        "-no-pie",
-        "-Wl,--build-id=none",
-        "-Wl,-z,noexecstack",
-        "-Wl,--no-warn-rwx-segments",
-        "-Wl,--gc-sections",
-    ]
-    run(*shlex.split(cc), *link, "-T", script, program, *library, "-o", wide)
-    objcopy, objdump = _tool(cc, "objcopy"), _tool(cc, "objdump")
-    run(objcopy, "-O", "elf32-i386", wide, image)
-    run(objcopy, "-O", "binary", wide, out / f"{name}.bin")
-    listing = run(objdump, "-d", "--no-show-raw-insn", wide)
-    (out / f"{name}.asm").write_text(listing.replace(str(wide), f"{name}.elf"))
+    program = work / f"{name}.o"
+    tools.compile(HERE / f"{name}.c", program, "-Werror")
+    tools.link(program, wide)
+    tools.store(wide, image)
+    tools.bytes(wide, out / f"{name}.bin")
+    (out / f"{name}.asm").write_text(tools.listing(wide).replace(str(wide), f"{name}.elf"))
     return image
-
-
-def _tool(cc: str, name: str) -> str:
-    """A program of the binutils that `cc` uses: a cross compiler has its own, the system's stands on the path."""
-    return run(*shlex.split(cc), f"-print-prog-name={name}").strip()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from labkit import rules
 from labkit.errors import GuestCrash, GuestError, HostError, LabkitError, UsageError
@@ -40,3 +41,17 @@ def __getattr__(name: str) -> ModuleType:
     if name in ("course", "museum", "races", "widgets"):
         return import_module(f"labkit.{name}")
     raise AttributeError(f"module 'labkit' has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext labkit`: the magics of docs/ipython.md, and completion of gates, actors, revisions ..."""
+    from labkit import ipython
+
+    ipython.load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext labkit`."""
+    from labkit import ipython
+
+    ipython.unload(shell)

@@ -132,8 +132,9 @@ class Machine(MachineLook):
     def hold(self, actor: str, at: str | None = None) -> None:
         """Hold "iothread", "backend", "vcpu0" ... or "main" behind its next event `at`: "before-handler", "drain" ...
 
-        None: behind the next of any kind. The names are those of the events and labkit.trace.gates.ALSO. What it holds
-        up meanwhile waits; a command that would wait for it lifts the hold, and puts it back.
+        None: behind the next of any kind. The names are those of the events: labkit.trace.gates.NAMES, with ALSO for
+        those of a kick's path. What it holds up meanwhile waits; a command that would wait for it lifts the hold, and
+        puts it back.
         UsageError: no such actor, or no such gate.
         """
         self._check_open()

@@ -63,6 +63,25 @@ def table(revision: str) -> Listing:
     return Listing(f"rules of {revision}", ("cause", "rule", "steps"), rows)
 
 
+def places(rule: str) -> Listing:
+    """Where a rule is in each revision: its rows, or what START and STOP do, and the source of that revision's rules.
+
+    One that is no row stands in the prose and in the engine alone. UsageError: there is no such rule.
+    """
+    text(rule)
+    found = [
+        (name, what, said, rules.source) for name, rules in REVISIONS.items() for what, said in _places(rules, rule)
+    ]
+    return Listing(f"where {rule} is", ("revision", "cause", "steps", "source"), tuple(found))
+
+
+def _places(rules: Revision, rule: str) -> list[tuple[str, str]]:
+    parts = {"R3": ("START", rules.start), "R5": ("STOP", rules.stop), "R12": ("queue indices", rules.queue_indices)}
+    rows = [(cause.name, _steps(row)) for cause, row in rules.rows.items() if f"R{row.rule}" == rule]
+    of_it = [(parts[rule][0], _fact(parts[rule][1]))] if rule in parts else []
+    return [*of_it, *rows] or [("–", "no row: as the text says")]
+
+
 def differences() -> Listing:
     """Where the revisions differ, a line a cause; what is not a row of the tables stands below."""
     causes = list(dict.fromkeys(cause for rules in REVISIONS.values() for cause in rules.rows))

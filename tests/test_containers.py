@@ -52,7 +52,7 @@ def test_what_the_container_file_copies_is_there() -> None:
         assert (ROOT / name).exists(), name
         assert not any(fnmatch.fnmatch(name, pattern.removeprefix("**/")) for pattern in ignored), name
     project = {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "guests", "labkit", "notebooks"}
-    assert copied == project | {str(HOOK.relative_to(ROOT))}
+    assert copied == project | {"pytest_labkit.py", str(HOOK.relative_to(ROOT))}
 
 
 def test_the_container_has_what_a_build_needs() -> None:

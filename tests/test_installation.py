@@ -13,10 +13,11 @@ import pytest
 
 from labkit import abi, installation
 from labkit.course import student
+from labkit.loader import load_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "guests", "labkit", "notebooks")
-MADE = shutil.ignore_patterns("guest_images", "*.so", "__pycache__", "left_out.txt")
+SOURCES = ("setup.py", "pyproject.toml", "pytest_labkit.py", "README.md", "LICENSE", "guests", "labkit", "notebooks")
+MADE = shutil.ignore_patterns("guest_images", "guest_library", "*.so", "__pycache__", "left_out.txt")
 HEADER = ROOT / "guests" / "include" / "abi.h"
 RECORDING = ROOT / "tests" / "data" / "format1.labkit"
 NO_PROGRAMS = {"PATH": ""}
@@ -122,6 +123,27 @@ def test_without_the_core_labkit_imports_and_explains_the_rules(without_compiler
         [str(without_compiler.package / "labkit" / "__init__.py"), str(abi.ABI_VERSION)],
         "",
     )
+
+
+def test_the_library_of_the_guests_is_in_the_package(without_compiler: Built, tmp_path: Path) -> None:
+    """Where a compiler comes later, a guest of one's own is built by what the package has, without the tree."""
+    ran = without_compiler.python(
+        "-c",
+        "import sys\nfrom pathlib import Path\nfrom labkit import installation, toolchain\n"
+        "work = Path(sys.argv[1])\nsource, made, wide = work / 'own.c', work / 'own.o', work / 'own.elf64'\n"
+        'source.write_text(\'#include "report.h"\\nvoid guest_main(void) { say("it"); finish(0); }\')\n'
+        "tools = toolchain.Toolchain(toolchain.compiler(), installation.PACKAGE / 'guest_library', work)\n"
+        "assert tools.compile(source, made) == ''\ntools.link(made, wide)\ntools.store(wide, work / 'own.elf')",
+        str(tmp_path),
+    )
+    assert ran.stderr == ""
+    assert load_kernel(tmp_path / "own.elf").segments
+
+
+def test_without_the_core_the_magics_say_what_is_missing(without_compiler: Built) -> None:
+    """As a boot does, and not by an AttributeError."""
+    ran = without_compiler.python("-c", "import labkit; labkit.load_ipython_extension(None)")
+    assert "the C core: ENOSYS" in ran.stderr.splitlines()[-1]
 
 
 def test_without_the_core_a_recording_is_replayed(without_compiler: Built) -> None:

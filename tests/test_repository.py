@@ -146,6 +146,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "installation": frozenset({"errors"}),
     "files": frozenset({"errors"}),
+    "toolchain": frozenset(),  # builds the guests before labkit is installed
     "state": frozenset({"errors"}),
     "views": frozenset(),
     "trace.events": frozenset({"abi"}),
@@ -188,6 +189,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "course": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,
     "bench": WHOLE | {"", "races", "museum"},
+    "ipython": WHOLE | {"", "rules", "races", "museum", "toolchain"},
     "cli": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum", "course", "doctor", "bench"},
 }
 # room → what it may import besides, but only inside a function: when it is asked for, not when labkit is imported.
@@ -196,7 +198,7 @@ MAY_IMPORT_LAZILY: dict[str, frozenset[str]] = {
     "machine": frozenset({"saving", "museum", "widgets"}),
     **dict.fromkeys(("holds", "virtio"), frozenset({"widgets"})),  # view()
     "races": frozenset({"museum", "widgets"}),  # a specimen's scenario by its name; a stepper's view
-    "": frozenset({"widgets", "course"}),
+    "": frozenset({"widgets", "course", "ipython"}),
 }
 
 
