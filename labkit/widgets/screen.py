@@ -122,8 +122,10 @@ class Screen(anywidget.AnyWidget):
 
     def _built(self, machines: list[Scene]) -> Scene:
         asked = self._hand.asked._asdict()
-        newest = max((look.announced for look in self._looks), default=(0, ""))
-        return {"machines": machines, "asked": asked, "announce": newest[1]}
+        told = [(*look.announced, one.get("name", "")) for look, one in zip(self._looks, machines, strict=True)]
+        _, newest, name = max(told, default=(0, "", ""))
+        whose = f"{name}, " if newest and len(told) > 1 else ""
+        return {"machines": machines, "asked": asked, "announce": f"{whose}{newest}"}
 
     # -- without a page ------------------------------------------------------------------------------------------------
 
