@@ -111,7 +111,10 @@ def test_a_fault_comes_at_the_next_call(shown: Shown) -> None:
     """R4: the assign fails at the next start, and the event says that it was asked for."""
     vm, screen = shown()
     vm.pause()
-    assert outcome(screen, "fault", call="assign", queue=0, error="ENOSPC") == ("done", "None")
+    assert outcome(screen, "fault", call="assign", queue=0, error="ENOSPC") == (
+        "done",
+        "the next assign of queue 0 will fail: ENOSPC",
+    )
     vm.resume()
     assert [event.name for event in vm.trace.events("fault", "roll_back")] == ["fault", "roll_back"]
 
@@ -124,7 +127,7 @@ def test_a_thread_is_held_stepped_and_released(shown: Shown) -> None:
     click(screen, "kick", queue=0)
     assert vm.gates.wait("iothread")
     assert outcome(screen, "step", actor="iothread")[1].startswith("Held(actor='iothread'")
-    assert outcome(screen, "release", actor="iothread") == ("done", "None")
+    assert outcome(screen, "release", actor="iothread") == ("done", "")
 
 
 def test_a_step_of_the_guest_that_waits_keeps_no_release_away(shown: Shown) -> None:
@@ -205,7 +208,7 @@ def test_what_a_call_raises_is_told(shown: Shown) -> None:
         "failed",
         "UsageError: the machine is paused: no guest step can be done",
     )
-    assert outcome(screen, "resume") == ("done", "None")
+    assert outcome(screen, "resume") == ("done", "")
 
 
 def test_a_click_on_a_closed_machine_is_told(shown: Shown) -> None:

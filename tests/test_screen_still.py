@@ -13,6 +13,7 @@ import pytest
 
 import labkit
 from labkit import UsageError, views
+from labkit.widgets.screen import STATIC, for_a_page
 
 Boot = Callable[..., labkit.Machine]
 
@@ -109,3 +110,14 @@ def test_looking_at_a_machine_imports_no_widgets() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] False"
+
+
+@pytest.mark.parametrize("name", ["screen.js", "screen.css"])
+def test_what_a_page_gets_may_be_read_line_by_line(name: str) -> None:
+    """Comments and indentation are left out for it, so no text and no comment goes on in the next line."""
+    source = (STATIC / name).read_text().splitlines()
+    assert [line for line in source if line.strip().startswith("/*") and not line.endswith("*/")] == []
+    assert [line for line in source if line.count("`") % 2] == []
+    lines = for_a_page(name).splitlines()
+    assert 0 < len(lines) < len(source)
+    assert [line for line in lines if line[0] in " /"] == []

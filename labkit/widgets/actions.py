@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import labkit
+from labkit.answers import Negotiated
 from labkit.errors import UsageError
 from labkit.trace.gates import NAMES as GATES
 from labkit.widgets.scene import actors
@@ -98,6 +99,13 @@ def _migrate(case: Case) -> object:
     return f"moved, {migration.downtime_s * 1000:.2f} ms down"
 
 
+def _fault(case: Case) -> object:
+    """Nothing is to be seen of it yet."""
+    call, queue, error = (case.values[name] for name in ("call", "queue", "error"))
+    getattr(case.vm.fault, f"fail_{call}")(queue=queue, error=error)
+    return f"the next {call} of queue {queue} will fail: {error}"
+
+
 _PLUG = "vm.unplug(); vm.plug(ioeventfd={0}); vm.guest.negotiate(driver_ok=True)"
 _PLUG_HELP = "The property belongs to the device as it was made (R1): it is pulled out, and one {0} it is put in."
 
@@ -154,7 +162,7 @@ TABLE = (
     Action("take_back", "notifiers", "Take back", "vm.take_back()", (), "The backend gives them back (R9).", HERE),
     Action(
         "fault", "notifiers", "Fault", 'vm.fault.fail_{call}(queue={queue}, error="{error}")',
-        ("call", "queue", "error"), "The next such call of the host for this queue fails (R4, R15).", HERE,
+        ("call", "queue", "error"), "The next such call of the host for this queue fails (R4, R15).", HERE, do=_fault,
     ),
     Action(
         "hold", "threads", "Hold", 'vm.hold("{actor}")', ("actor",),
@@ -236,7 +244,11 @@ def _short(value: object) -> str:
 
 
 def result(value: object) -> str:
-    """What a call gave, short enough for a line."""
+    """What a call gave, short enough for a line; nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, Negotiated):
+        return f"features {value.accepted:#x} of {value.offered:#x}, {value.queues} queue(s)"
     if isinstance(value, bytes):
         return f"{len(value)} bytes: {value[:40]!r}" + (" …" if len(value) > 40 else "")
     if isinstance(value, str):

@@ -160,7 +160,7 @@ class Hand:
         with self._lock:
             self._stops += 1
         if request is not None:
-            self._tell(seq=request.seq, page=request.page, done=1, code=request.code, outcome="done", text="None")
+            self._tell(seq=request.seq, page=request.page, done=1, code=request.code, outcome="done", text="")
 
     def idle(self, timeout_s: float | None = None) -> bool:
         """Wait until everything asked so far is done; False: not within the time."""

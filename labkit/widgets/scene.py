@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntFlag
 from typing import Any
@@ -20,6 +21,7 @@ EVENTS_MOST, RARE_LEAST = 40, 16  # in the list; so many rare ones stay in it ho
 CHANGES_MOST = 8  # of owners, for a page that has no kernel
 QUEUES_MOST = 8  # of a device with more the others are for nobody's eye
 RULES_OF = {Kind.ROLL_BACK: "R4", Kind.DRAIN: "R5", Kind.KICK_IGNORED: "R12"}  # events that belong to one rule
+HEARD = (Kind.OWNER, Kind.RUNSTATE, Kind.ROLL_BACK)
 CPUS = {"kvm": "KVM", "emulated": "emulated CPU"}
 
 
@@ -38,7 +40,7 @@ class Looker:
         self._machine = board.machine
         self._origin_ns = board.feed.born_ns
         self.scene: Scene = {}
-        self.announced = (0, "")  # the newest change of owner or run state: when, and in words
+        self.announced = (0, "")  # the newest change of owner or run state, or why there was none: when, and in words
 
     @property
     def machine(self) -> Any:
@@ -105,13 +107,10 @@ class Looker:
         }
 
     def _hear(self) -> None:
-        """The newest change of owner or run state, in words."""
+        """The newest change of owner or run state, or a start that was rolled back, in words."""
         for one in reversed(self._tally.rare):
-            if one.kind in (Kind.OWNER, Kind.RUNSTATE):
-                text = said(one)
-                rule = f" ({rule_of(one)})" if rule_of(one) else ""
-                where = f"queue {one.queue}: " if one.queue is not None else "the machine: "
-                self.announced = one.time_ns, f"{where}{text}{rule}"
+            if one.kind in HEARD:
+                self.announced = one.time_ns, heard(one)
                 return
 
     def _change(self, one: Event) -> list[object]:
@@ -147,13 +146,26 @@ def _shown(queues: Sequence[Any], only: int | None) -> list[Any]:
 # -- one event in words ------------------------------------------------------------------------------------------------
 
 
+def heard(one: Event) -> str:
+    """What is announced of it."""
+    if one.kind is Kind.ROLL_BACK:
+        return f"the notifiers did not start: {_error(one['errno'])} ({rule_of(one)})"
+    where = f"queue {one.queue}" if one.queue is not None else "the machine"
+    return f"{where}: {said(one)}" + (f" ({rule_of(one)})" if rule_of(one) else "")
+
+
 def said(one: Event) -> str:
     """Its fields, in words where there are some."""
     if one.kind is Kind.OWNER:
         return f"{one['before']} → {one['after']} because {one['cause']}"
     if one.kind in (Kind.RUNSTATE, Kind.STATUS, Kind.COMMAND, Kind.FLAGS):
         return f"{one['before']} → {one['after']}"
-    return fields(one.values)
+    values = one.values
+    return fields({**values, "errno": _error(values["errno"])} if values.get("errno") else values)
+
+
+def _error(number: int) -> str:
+    return errno.errorcode.get(number, str(number))
 
 
 def rule_of(one: Event) -> str:

@@ -21,6 +21,13 @@ from labkit.widgets.scene import Looker, Scene
 STATIC = Path(__file__).parent / "static"
 MACHINES_MOST = 2
 FRAME_S = 0.1  # between two scenes of a machine that does something all the time
+COMMENTS = ("//", "/*")  # each is a line of its own, and none begins behind code
+
+
+def for_a_page(name: str) -> str:
+    """A file of `static` without comments and indentation: a notebook that was saved with its widgets keeps it whole."""
+    lines = (line.strip() for line in (STATIC / name).read_text().splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith(COMMENTS))
 
 
 class Screen(anywidget.AnyWidget):
@@ -29,8 +36,8 @@ class Screen(anywidget.AnyWidget):
     It keeps no machine alive, but those that came by its own button; `machines` has them.
     """
 
-    _esm = STATIC / "screen.js"
-    _css = STATIC / "screen.css"
+    _esm = for_a_page("screen.js")
+    _css = for_a_page("screen.css")
     scene = traitlets.Dict().tag(sync=True)
     about = traitlets.Dict().tag(sync=True)
 
@@ -115,8 +122,10 @@ class Screen(anywidget.AnyWidget):
 
     def _built(self, machines: list[Scene]) -> Scene:
         asked = self._hand.asked._asdict()
-        newest = max((look.announced for look in self._looks), default=(0, ""))
-        return {"machines": machines, "asked": asked, "announce": newest[1]}
+        told = [(*look.announced, one.get("name", "")) for look, one in zip(self._looks, machines, strict=True)]
+        _, newest, name = max(told, default=(0, "", ""))
+        whose = f"{name}, " if newest and len(told) > 1 else ""
+        return {"machines": machines, "asked": asked, "announce": f"{whose}{newest}"}
 
     # -- without a page ------------------------------------------------------------------------------------------------
 

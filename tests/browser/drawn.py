@@ -9,9 +9,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator
 
-import labkit
+from labkit.widgets.screen import for_a_page
 
-STATIC = Path(labkit.__file__).parent / "widgets" / "static"
 SCENES = Path(__file__).parent / "scenes"
 NAMES = tuple(sorted(path.stem for path in SCENES.glob("*.json")))
 MODEL = (Path(__file__).parent / "fake_model.js").read_text()
@@ -48,8 +47,8 @@ class Drawn:
         state = json.loads((SCENES / f"{name}.json").read_text())
         state["about"] |= about or {}
         self.scene = state["scene"]
-        self.page.set_content(PAGE.replace("{css}", (STATIC / "screen.css").read_text()))
-        self.page.evaluate(HOW, [(STATIC / "screen.js").read_text(), state, views, look])
+        self.page.set_content(PAGE.replace("{css}", for_a_page("screen.css")))
+        self.page.evaluate(HOW, [for_a_page("screen.js"), state, views, look])
         return self
 
     @property

@@ -99,13 +99,28 @@ class Notebook:
 
     def run_all(self) -> None:
         """Run every cell from top to bottom, by the menu; what one raises or warns of is an error here."""
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_text("Run All Cells", exact=True).click()
+        self._choose("Run", "Run All Cells")
         wrong = self.page.locator(".jp-Notebook").locator(ERROR)
         for which in self.cells:
             done = self.cell(which).locator(".jp-InputPrompt", has_text=HAS_RUN)
             expect(done.or_(wrong).first).to_be_visible()  # a cell behind one that failed does not run
             self._check(wrong)
+
+    def save(self) -> None:
+        """Store what is shown in the notebook's file."""
+        with self.page.expect_response(lambda answer: answer.request.method == "PUT" and "/api/contents/" in answer.url):
+            self._choose("File", "Save Notebook")
+
+    def again(self, name: str) -> Notebook:
+        """The same notebook in a second tab, with the same kernel."""
+        other = Notebook(self.page.context.new_page(), self.lab)
+        other.open(name)
+        return other
+
+    def restart_kernel(self) -> None:
+        """By the menu, and without a doubt."""
+        self._choose("Kernel", "Restart Kernel…")
+        self.page.get_by_role("button", name="Confirm Kernel Restart").click()
 
     def see(self, which: Which, text: str | re.Pattern[str]) -> None:
         """Wait until the output of a cell has this text in it."""
@@ -131,6 +146,10 @@ class Notebook:
         self.console.append(line)
         if message.type == "error":
             self.errors.append(line)
+
+    def _choose(self, menu: str, item: str) -> None:
+        self.page.get_by_role("menuitem", name=menu, exact=True).click()
+        self.page.locator(".lm-Menu").get_by_text(item, exact=True).click()
 
     def _prompt(self, which: Which) -> Locator:
         return self.cell(which).locator(".jp-InputPrompt")

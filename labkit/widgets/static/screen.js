@@ -724,7 +724,7 @@ function render({ model, el }) {
   const alert = make("p", { class: "alert", role: "alert", hidden: "" });
   const asked = askedLine();
   const machines = make("div", { class: "machines" });
-  const root = make("div", { class: "screen" }, alert, machines, make("footer", { class: "foot" }, asked.node, status));
+  const root = make("div", { class: "screen" }, make("div", { class: "news" }, alert, asked.node, status), machines);
   let [complaint, spoken, breath] = ["", "", null];
   const talk = conversation(model, uid, () => draw());
   const context = {
@@ -759,6 +759,7 @@ function render({ model, el }) {
     const failed = last.outcome === "failed" ? `${last.code ?? ""} failed: ${last.text ?? ""}` : "";
     const wrong = gone ? GONE : silent ? SILENT : broken || complaint || failed;
     show(alert, wrong), put(alert, wrong);
+    if (wrong && wrong === failed) show(asked.node, false); // it is said already
     announce(scene.announce);
   }
 
