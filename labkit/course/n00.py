@@ -53,7 +53,7 @@ def both_ways(function: Any) -> Verdict:
     """A function that makes one read by eventfd and one by trap, on a machine whose driver waits."""
     with labkit.boot("blk", bring_up=False) as vm:
         function(vm)
-        events = vm.trace.events("kick_trap", "kick_eventfd", "drain", "request")
+    events = vm.trace.events("kick_trap", "kick_eventfd", "drain", "request")  # closed: no kick is left in an eventfd
     reads = sum(event.name == "request" and event["type"] == "IN" for event in events)
     kicks = count_kicks(events)
     if reads == 0:

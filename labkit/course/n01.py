@@ -8,6 +8,7 @@ import labkit
 from labkit.course.exercise import Exercise
 from labkit.course.n00 import count_kicks
 from labkit.course.verdict import Verdict, not_yet, right, shown
+from labkit.trace.events import Event
 
 TRIED_BYTES = 1  # the kick that the notebook itself has trapped
 AT_ONCE = 3  # requests for one kick
@@ -32,16 +33,23 @@ def who_ran(answer: object, trace: Any) -> Verdict:
     return right("by eventfd the guest goes on while another thread works; by trap its own vCPU does the work")
 
 
+def tried(function: Any) -> tuple[list[Event], list[Event]]:
+    """What a function does with a machine: kicks and requests, and changes of the notifier's owner.
+
+    Kicks are told when the machine is closed: then none is left in the eventfd that nobody has looked at.
+    """
+    with labkit.boot("blk") as vm:
+        mark = vm.trace.mark()
+        function(vm)
+        changes = vm.trace.events("owner", since=mark)
+    return vm.trace.events("kick_trap", "kick_eventfd", "drain", "request", since=mark), changes
+
+
 def trap_one(function: Any) -> Verdict:
     """A function that makes a kick of a new length trap, and be served, while the VMM owns the notifier."""
-    with labkit.boot("blk") as vm:
-        notifier, mark = vm.proxy.queues[0].notifier, vm.trace.mark()
-        function(vm)
-        events = vm.trace.events("kick_trap", "kick_eventfd", "drain", "request", "owner", since=mark)
-        owner = notifier.owner
+    events, changes = tried(function)
     kicks = count_kicks(events)
-    changes = [event for event in events if event.name == "owner"]
-    if changes or owner != "vmm":
+    if changes:
         return not_yet(
             "the notifier changed hands", "leave STATUS and the machine alone: what exactly does KVM compare?"
         )
@@ -61,10 +69,7 @@ def trap_one(function: Any) -> Verdict:
 
 def three_at_once(function: Any) -> Verdict:
     """A function that has three requests served for one kick."""
-    with labkit.boot("blk") as vm:
-        mark = vm.trace.mark()
-        function(vm)
-        events = vm.trace.events("kick_trap", "kick_eventfd", "drain", "request", since=mark)
+    events, _ = tried(function)
     kicks = sum(count_kicks(events).values())
     served = sum(event.name == "request" and event["status"] == "OK" for event in events)
     if not kicks:
