@@ -63,15 +63,16 @@ def test_chains_walked_otherwise(cpu: str, function: Callable[..., object]) -> N
 
 def by_hand(vm: labkit.Machine, sector: int, **other: int) -> bytes:
     """The solution, or one with something else in it."""
-    it = {
+    usual = {
         "type": 0,
-        "idx": vm.proxy.queues[0].avail_idx,
+        "idx": vm.proxy.queues[0].avail_idx or 0,
         "by": 1,
         "bytes": 512,
         "flags": 3,
         "head": 100,
         "kick": 1,
-    } | other
+    }
+    it = usual | other
     queue, memory = vm.proxy.queues[0], vm.memory
     desc = queue.pfn << 12
     avail = desc + 16 * queue.num
