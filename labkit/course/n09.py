@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import labkit
@@ -114,7 +114,7 @@ def window_back(function: Any) -> Verdict:
 # -- served-twice ------------------------------------------------------------------------------------------------------
 
 
-def _good() -> Iterator[tuple[list[Event], bool, str]]:
+def _good() -> Iterator[tuple[Sequence[Event], bool, str]]:
     """Machines on which nothing is wrong, and much looks like it."""
     with labkit.boot("blk", revision="today") as vm:
         for sector in range(3):
@@ -133,7 +133,7 @@ def _good() -> Iterator[tuple[list[Event], bool, str]]:
         yield vm.trace.events(), False, "on which the guest has kicked, and asked for nothing"
 
 
-def _bad() -> Iterator[tuple[list[Event], bool, str]]:
+def _bad() -> Iterator[tuple[Sequence[Event], bool, str]]:
     """The museum's, in the order that breaks it."""
     result = labkit.museum.run(SPECIMEN, search=False)
     yield result.forced.events, True, "on which two served one request"
