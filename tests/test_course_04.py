@@ -52,13 +52,13 @@ def test_the_thread_of_a_request(trace: Trace) -> None:
 @pytest.mark.parametrize(
     "function",
     [
-        lambda events, k: "iothread",
-        lambda events, k: "vcpu0",
+        lambda *_: "iothread",
+        lambda *_: "vcpu0",
         lambda events, k: events[k].actor,  # of all events
         lambda events, k: [event for event in events if event.name == "request"][-k].actor,  # from the end
         lambda events, k: [event for event in events if event.name == "request"][k].actor,  # from 0
         lambda events, k: [event for event in events if event.name == "request"][k - 1],  # the event itself
-        lambda events: "iothread",
+        lambda events: events[0].actor,
     ],
 )
 def test_other_events_or_another_count(trace: Trace, function: Callable[..., object]) -> None:

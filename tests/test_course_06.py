@@ -130,10 +130,10 @@ def test_four_ways_to_be_found(started: Trace, busy: Trace) -> None:
     "function",
     [
         by_of_the_run,
-        lambda events, request: "kick",
-        lambda events, request: "trap" if request.actor.startswith("vcpu") else "kick",
-        lambda events, request: request.actor,
-        lambda events, request: None,
+        lambda *_: "kick",
+        lambda _, request: "trap" if request.actor.startswith("vcpu") else "kick",
+        lambda _, request: request.actor,
+        lambda *_: None,
     ],
 )
 def test_ways_that_are_not_looked_for(started: Trace, busy: Trace, function: Callable[..., Any]) -> None:
@@ -158,7 +158,7 @@ def who_ran(source: list[Event], destination: list[Event], time_ns: int) -> str:
     return "nobody"
 
 
-def never_nobody(source: list[Event], destination: list[Event], time_ns: int) -> str:
+def never_nobody(source: list[Event], _: list[Event], time_ns: int) -> str:
     """Takes whoever does not run at the source to run at the destination."""
     return "source" if who_ran(source, [], time_ns) == "source" else "destination"
 

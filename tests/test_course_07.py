@@ -31,8 +31,8 @@ def test_the_rule_of_a_cause() -> None:
 @pytest.mark.parametrize(
     "function",
     [
-        lambda cause, revision: rule_for(cause, "today"),  # which knows a cause more
-        lambda cause, revision: rule_for(cause, "v6"),
+        lambda cause, _: rule_for(cause, "today"),  # which knows a cause more
+        lambda cause, _: rule_for(cause, "v6"),
         lambda cause, revision: next(steps for name, _, steps in rules.table(revision).rows if name == cause),
         lambda cause, revision: rule_for(cause, revision) or "R0",
         lambda cause, revision: (rule_for(cause, revision) or "")[1:] or None,

@@ -60,7 +60,7 @@ def test_on_its_way_and_too_late(schedule: str) -> None:
 )
 def test_not_at_all_or_in_time(answer: object) -> None:
     """The iothread does not go, or saves the kick; and what cannot be played."""
-    wrong(course.check(LATE, answer), "ix2")
+    wrong(course.check(LATE, answer), f"{HEAD}:vx4 ix2", f"{HEAD}:vx4 i ")
 
 
 def answered(seen: Seen) -> str:

@@ -20,7 +20,7 @@ SLEEPS, TOLD, SHOWN = "10.who-sleeps", "10.told", "10.claims"
 class Slow(labkit.Device):
     """The notebook's printer, without its sleep."""
 
-    def handle(self, queue: Any) -> None:
+    def handle(self, queue: Any) -> None:  # noqa: D102
         for chain in queue:
             queue.push(chain)
 

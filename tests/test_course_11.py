@@ -23,7 +23,7 @@ class Upper(labkit.Device):
 
     queue_sizes = (64,)
 
-    def handle(self, queue: Any) -> None:
+    def handle(self, queue: Any) -> None:  # noqa: D102
         for chain in queue:
             queue.push(chain, chain.read().upper())
 
@@ -82,7 +82,7 @@ class Counting(labkit.Device):
 
     queue_sizes = (32, 32)
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: D102
         self.shouted = 0
 
     def shout(self) -> None:
@@ -95,7 +95,7 @@ class Counting(labkit.Device):
     def asked(self) -> None:
         """A chain of queue 1."""
 
-    def handle(self, queue: Any) -> None:
+    def handle(self, queue: Any) -> None:  # noqa: D102
         self.called()
         for chain in queue:
             if queue.index == 0:
@@ -111,31 +111,31 @@ class KeepsCount(Counting):
 
     shouted = 0
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: D102
         pass
 
 
 class CountsCalls(Counting):
     """One for each call of handle."""
 
-    def called(self) -> None:
+    def called(self) -> None:  # noqa: D102
         self.shouted += 1
 
-    def shout(self) -> None:
+    def shout(self) -> None:  # noqa: D102
         pass
 
 
 class CountsQuestions(Counting):
     """Each chain, of either queue."""
 
-    def asked(self) -> None:
+    def asked(self) -> None:  # noqa: D102
         self.shouted += 1
 
 
 class Whispers(Counting):
     """Queue 0 answers in small letters."""
 
-    def handle(self, queue: Any) -> None:
+    def handle(self, queue: Any) -> None:  # noqa: D102
         for chain in queue:
             queue.push(chain, chain.read())
 
@@ -143,7 +143,7 @@ class Whispers(Counting):
 class Raises(Counting):
     """A slip of the student's."""
 
-    def handle(self, queue: Any) -> None:
+    def handle(self, queue: Any) -> None:  # noqa: D102
         raise RuntimeError("a slip")
 
 
@@ -168,7 +168,7 @@ class Divider(labkit.Device):
 
     bears: tuple[type[Exception], ...] = ()
 
-    def handle(self, queue: Any) -> None:
+    def handle(self, queue: Any) -> None:  # noqa: D102
         for chain in queue:
             try:
                 answer = b"%d" % (100 // int(chain.read()))
@@ -192,7 +192,7 @@ class OnlyZero(Divider):
 class Silent(Divider):
     """Answers nothing where it cannot."""
 
-    def handle(self, queue: Any) -> None:
+    def handle(self, queue: Any) -> None:  # noqa: D102
         for chain in queue:
             text = chain.read()
             queue.push(chain, b"%d" % (100 // int(text)) if text.lstrip(b"-").isdigit() and int(text) else b"")
@@ -201,7 +201,7 @@ class Silent(Divider):
 class OnlyPositive(Divider):
     """Takes a minus for no number."""
 
-    def handle(self, queue: Any) -> None:
+    def handle(self, queue: Any) -> None:  # noqa: D102
         for chain in queue:
             text = chain.read()
             queue.push(chain, b"%d" % (100 // int(text)) if text.isdigit() and int(text) else b"?")

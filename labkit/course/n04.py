@@ -92,7 +92,7 @@ def lost(function: Any) -> Verdict:
 
 
 EXERCISES = (
+    Exercise("04.lost", "a function of a storm's shares: which part of the vCPUs' time is lost?", lost),
     Exercise("04.who-served", "a function of events and a number k: which thread served request k?", who_served),
     Exercise("04.most-at-once", "how many requests did the longest run of the queue serve? A number", most_at_once),
-    Exercise("04.lost", "a function of a storm's shares: which part of the vCPUs' time is lost?", lost),
 )
