@@ -184,7 +184,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "migration": PARTS | {"board", "snapshot", "saving"},
     "races": WHOLE | {"snapshot", "saving", "migration"},
     "museum": WHOLE | {"snapshot", "migration", "races"},
-    "widgets": LEAVES | {"answers", "threads", "trace.gates", "trace.tally", "rules", "", "races"},  # a machine is an argument
+    "widgets": LEAVES | {"answers", "threads", "trace.gates", "trace.tally", "rules", "", "races"},  # vm: an argument
     "": WHOLE | {"receiving", "rules", "recording", "snapshot", "migration", "races", "museum"},
     "course": WHOLE | {"", "rules", "recording", "snapshot", "migration", "races", "museum"},
     "doctor": PARTS,

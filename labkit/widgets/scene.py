@@ -164,8 +164,8 @@ def said(one: Event) -> str:
     return fields({**values, "errno": _error(values["errno"])} if values.get("errno") else values)
 
 
-def _error(number: int) -> str:
-    return errno.errorcode.get(number, str(number))
+def _error(number: int | str) -> str:
+    return errno.errorcode.get(int(number), str(number))
 
 
 def rule_of(one: Event) -> str:

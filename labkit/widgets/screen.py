@@ -25,7 +25,7 @@ COMMENTS = ("//", "/*")  # each is a line of its own, and none begins behind cod
 
 
 def for_a_page(name: str) -> str:
-    """A file of `static` without comments and indentation: a notebook that was saved with its widgets keeps it whole."""
+    """A file of `static` without comments and indentation: a notebook that is saved with its widgets keeps it."""
     lines = (line.strip() for line in (STATIC / name).read_text().splitlines())
     return "\n".join(line for line in lines if line and not line.startswith(COMMENTS))
 

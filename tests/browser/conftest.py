@@ -14,7 +14,7 @@ from browser.lab import JupyterLab
 from browser.page import INSTALL, VIEW, Notebook, chromium, installed
 
 REQUIRED = os.environ.get("LABKIT_REQUIRE_BROWSER") == "1"
-TEST_S = 120  # a page takes seconds to load, and more where the machine has other work
+TEST_S = 240  # a page takes seconds to load, and more where the machine has other work
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, Playwright, expect
+from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, Playwright, Response, expect
 
 from browser.lab import THEMES, JupyterLab
 
@@ -108,7 +108,11 @@ class Notebook:
 
     def save(self) -> None:
         """Store what is shown in the notebook's file."""
-        with self.page.expect_response(lambda answer: answer.request.method == "PUT" and "/api/contents/" in answer.url):
+
+        def stored(answer: Response) -> bool:
+            return answer.request.method == "PUT" and "/api/contents/" in answer.url
+
+        with self.page.expect_response(stored):
             self._choose("File", "Save Notebook")
 
     def again(self, name: str) -> Notebook:
