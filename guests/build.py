@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -52,29 +53,33 @@ def compiler() -> str | None:
     return None
 
 
-def build(out: Path, cc: str = "gcc") -> list[Path]:
-    """Build every guest into `out`: NAME.elf, NAME.bin, NAME.asm. Returns the ELFs. BuildError if a tool fails.
+def build(out: Path, cc: str = "gcc", sources: Sequence[Path] = ()) -> list[Path]:
+    """Build guests into `out`: NAME.elf, NAME.bin, NAME.asm. Returns the ELFs. BuildError if a tool fails.
 
-    `cc` is a command that compiles for x86-64; it knows the binutils that go with it.
+    `sources`: C files of your own that use lib/, wherever they are; none: the lab's guests. `cc` is a command that
+    compiles for x86-64; it knows the binutils that go with it.
     """
+    programs = [source.resolve() for source in sources] or [HERE / f"{name}.c" for name in GUESTS]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         script = work / "guest.ld"
         script.write_text(run(*shlex.split(cc), "-E", "-P", "-x", "c", "-Iinclude", "guest.ld"))
         library = [_compile(cc, source, work) for source in sorted(HERE.glob("lib/*.[cS]"))]
-        return [_link(cc, name, library, script, work, out.resolve()) for name in GUESTS]
+        return [_link(cc, program, library, script, work, out.resolve()) for program in programs]
 
 
 def _compile(cc: str, source: Path, work: Path) -> Path:
-    made = work / f"{source.stem}.o"
-    run(*shlex.split(cc), *FLAGS, "-Iinclude", "-Ilib", "-c", source.relative_to(HERE), "-o", made)
+    made = work / f"{source.parent.name}-{source.stem}.o"  # a guest may be called as a file of lib/ is
+    named = source.relative_to(HERE) if source.is_relative_to(HERE) else source
+    run(*shlex.split(cc), *FLAGS, "-Iinclude", "-Ilib", "-c", named, "-o", made)
     return made
 
 
-def _link(cc: str, name: str, library: list[Path], script: Path, work: Path, out: Path) -> Path:
+def _link(cc: str, source: Path, library: list[Path], script: Path, work: Path, out: Path) -> Path:
+    name = source.stem
     wide, image = work / f"{name}.elf64", out / f"{name}.elf"
-    program = _compile(cc, HERE / f"{name}.c", work)
+    program = _compile(cc, source, work)
     link = [
         "-nostdlib",
         "-static",
@@ -99,13 +104,17 @@ def _tool(cc: str, name: str) -> str:
 
 
 def main() -> None:
-    """`python guests/build.py --out DIR`."""
-    parser = argparse.ArgumentParser(description="Build the lab's guests.")
+    """`python guests/build.py --out DIR [mine.c ...]`."""
+    parser = argparse.ArgumentParser(description="Build the lab's guests, or your own.")
+    parser.add_argument("sources", type=Path, nargs="*", metavar="mine.c", help="your own; none: the lab's guests")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cc", default=compiler() or "gcc", help="a compiler for x86-64")
     arguments = parser.parse_args()
-    for image in build(arguments.out, arguments.cc):
-        print(image.name)
+    try:
+        for image in build(arguments.out, arguments.cc, arguments.sources):
+            print(image.name)
+    except BuildError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":
