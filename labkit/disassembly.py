@@ -62,7 +62,7 @@ def _names(file: bytes) -> Names:
 
     try:
         elf = ELFFile(io.BytesIO(file))
-        table = elf.get_section_by_name(".symtab")
+        table: Any = elf.get_section_by_name(".symtab")
         code = {n for n, section in enumerate(elf.iter_sections()) if section["sh_flags"] & 4}  # SHF_EXECINSTR
         found = [symbol for symbol in (table.iter_symbols() if table else ()) if _is_code(symbol, code)]
         return Names([(symbol["st_value"], _as_written(symbol.name)) for symbol in found])

@@ -102,7 +102,7 @@ MYSTERIES = {
         ),
         _mystery(
             2,
-            "A machine was paused and saved. Once in a hundred times the guest finds half a request when it is restored.",
+            "A machine was paused and saved. Once in a hundred times its guest finds half a request when it goes on.",
             "#611c7c",
             "The guest makes a request and kicks, and the machine pauses.",
             invariants=(MEMORY_STANDS_STILL, EVERY_KICK_IS_SERVED),
@@ -124,7 +124,7 @@ MYSTERIES = {
         ),
         _mystery(
             4,
-            "The driver was unloaded while the disk was busy, and nothing moves any more: not even a pause gets through.",
+            "The driver was unloaded while the disk was busy. Nothing moves any more: not even a pause gets through.",
             "#dde61d",
             "The guest kicks and clears DRIVER_OK, and the iothread may be woken before, between and after.",
             invariants=(EVERY_KICK_IS_SERVED, NO_REGISTRATION_IS_LEFT),

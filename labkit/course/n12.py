@@ -22,7 +22,7 @@ SUSPECTED = (3, 4, 5)  # mysteries
 IDLE = "idle"
 
 
-def story(events: Iterable[Event]) -> list[tuple[str, str, int]]:
+def story(events: Iterable[Event]) -> list[tuple[str, str, int | None]]:
     """What happened, without what differs from run to run: who did what, with which queue."""
     return [(event.actor, event.name, event.queue) for event in events]
 
@@ -64,7 +64,7 @@ def missing_step(answer: object, schedule: Any, one: Any) -> Verdict:
     if story(claimed.events) != story(seen.events):
         return not_yet(
             f"without that step the same schedule goes another way, at its event {_first(claimed, seen)}",
-            "compare one.replay(schedule) with one.healthy(schedule): what happens in only one of them, and after what?",
+            "compare one.replay(schedule) and one.healthy(schedule): what happens in only one of them, after what?",
         )
     return right(f"{answer}: event for event the same, {len(seen.events)} of them")
 
