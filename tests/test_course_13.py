@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from classroom import wrong
-from kernels import assemble
+from kernels import GUESTS, assemble, run
 from rulebook import Boot
 
 import labkit
@@ -43,7 +44,36 @@ share:
     divl %ecx
     ret
 """
-STORM = labkit.guest_image("storm")
+READS = """
+#include "report.h"
+#include "virtio_legacy.h"
+#include "x86.h"
+_Noreturn void guest_main(uint32_t vcpu, uint32_t vcpus, uint32_t info)
+{
+    (void)vcpu, (void)info;
+    ring *q = &the_device.rings[0];
+    if (virtio_negotiate(&the_device, IRQ_POLL, 0, 0, vcpus))
+        finish(1);
+    virtio_set_status(&the_device, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK);
+    ring_describe(q, 0, BLK_T_IN, SECTOR_BYTES);
+    ring_add(q, 0, 0);
+    ring_publish(q);
+    virtio_kick(&the_device, 0);
+    while (!ring_has_used(q))
+        relax();
+    finish(0);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def reads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A guest that reads a sector, as the notebook's does."""
+    folder = tmp_path_factory.mktemp("reads")
+    source = folder / "reads.c"
+    source.write_text(READS)
+    run(sys.executable, GUESTS / "build.py", "--out", folder, source)
+    return folder / "reads.elf"
 
 
 def says(where: Path, text: str, code: int) -> Path:
@@ -111,15 +141,15 @@ def another(vm: labkit.Machine) -> None:
     vm.gates.wait("vcpu0")
 
 
-def test_right_before_the_walk(cpu: str) -> None:  # noqa: ARG001
+def test_right_before_the_walk(cpu: str, reads: Path) -> None:  # noqa: ARG001
     """With a request in the ring."""
-    assert course.check(BREAK, stepped("queue-notify"), STORM)
+    assert course.check(BREAK, stepped("queue-notify"), reads)
 
 
 @pytest.mark.parametrize("function", [stepped("kick-eventfd"), too_early, not_started_again, another])
-def test_another_place(cpu: str, function: Callable[[labkit.Machine], object]) -> None:  # noqa: ARG001
+def test_another_place(cpu: str, reads: Path, function: Callable[[labkit.Machine], object]) -> None:  # noqa: ARG001
     """A gate too early, an empty ring, no reset, another thread."""
-    wrong(course.check(BREAK, function, STORM), "queue-notify")
+    wrong(course.check(BREAK, function, reads), "queue-notify")
 
 
 # -- where-it-crashed --------------------------------------------------------------------------------------------------
