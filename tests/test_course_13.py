@@ -220,4 +220,4 @@ def test_kicks_of_a_recording(cpu: str) -> None:  # noqa: ARG001
 )
 def test_not_those(cpu: str, function: Callable[[Any], object]) -> None:  # noqa: ARG001
     """Wake-ups, synthetic ones, one number, events, those of the machine in the notebook, the path."""
-    wrong(course.check(FILE, function), "'signalled': 1}")
+    wrong(course.check(FILE, function), "'signalled': 3}")
