@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,22 +32,25 @@ toolchain = _toolchain()
 compiler = toolchain.compiler
 
 
-def build(out: Path, cc: str = "gcc") -> list[Path]:
-    """Build every guest into `out`: NAME.elf, NAME.bin, NAME.asm. Returns the ELFs. BuildError if a tool fails.
+def build(out: Path, cc: str = "gcc", sources: Sequence[Path] = ()) -> list[Path]:
+    """Build guests into `out`: NAME.elf, NAME.bin, NAME.asm. Returns the ELFs. BuildError if a tool fails.
 
-    `cc` is a command that compiles for x86-64; it knows the binutils that go with it.
+    `sources`: C files of your own that use lib/, wherever they are; none: the lab's guests. `cc` is a command that
+    compiles for x86-64; it knows the binutils that go with it.
     """
+    programs = [source.resolve() for source in sources] or [HERE / f"{name}.c" for name in GUESTS]
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         tools = toolchain.Toolchain(cc, HERE, Path(scratch))
-        return [_guest(tools, name, Path(scratch), out) for name in GUESTS]
+        return [_guest(tools, program, Path(scratch), out) for program in programs]
 
 
-def _guest(tools: Any, name: str, work: Path, out: Path) -> Path:
+def _guest(tools: Any, source: Path, work: Path, out: Path) -> Path:
+    name = source.stem
     wide, image = work / f"{name}.elf64", out / f"{name}.elf"
-    program = work / f"{name}.o"
-    tools.compile(HERE / f"{name}.c", program, "-Werror")
+    program = work / f"guest-{name}.o"  # a guest may be called as a file of lib/ is
+    tools.compile(source, program, "-Werror")
     tools.link(program, wide)
     tools.store(wide, image)
     tools.bytes(wide, out / f"{name}.bin")
@@ -55,13 +59,17 @@ def _guest(tools: Any, name: str, work: Path, out: Path) -> Path:
 
 
 def main() -> None:
-    """`python guests/build.py --out DIR`."""
-    parser = argparse.ArgumentParser(description="Build the lab's guests.")
+    """`python guests/build.py --out DIR [mine.c ...]`."""
+    parser = argparse.ArgumentParser(description="Build the lab's guests, or your own.")
+    parser.add_argument("sources", type=Path, nargs="*", metavar="mine.c", help="your own; none: the lab's guests")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cc", default=compiler() or "gcc", help="a compiler for x86-64")
     arguments = parser.parse_args()
-    for image in build(arguments.out, arguments.cc):
-        print(image.name)
+    try:
+        for image in build(arguments.out, arguments.cc, arguments.sources):
+            print(image.name)
+    except toolchain.BuildError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

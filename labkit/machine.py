@@ -29,6 +29,7 @@ from labkit.virtio.mutations import Mutations, driver_options
 from labkit.virtio.notifier import REVISIONS
 
 if TYPE_CHECKING:
+    from labkit.disassembly import Listing
     from labkit.migration import Migration, Progress
     from labkit.snapshot import Snapshot
     from labkit.terminal import Terminal
@@ -168,6 +169,22 @@ class Machine(MachineLook):
         board = self._board
         result: dict[str, int] = board.gates.call(board.owner, lambda: board.look_at(vcpu))
         return result
+
+    def disassemble(self, at: int | str | None = None, count: int = 8, *, vcpu: int = 0, bits: int = 64) -> Listing:
+        """Guest code as text: from an address or a function `at` on; None: where the vCPU is, and a little before.
+
+        Names are those of the guest's ELF, as far as it has any. An address is taken as guest-physical. bits: 16 or 32
+        for a guest that is in another mode. A running machine is stopped for a moment, as `registers` does it.
+        UsageError: the extra `labkit[debug]` is not installed, no such function, or no memory there.
+        """
+        from labkit import disassembly
+
+        image, memory = self._board.plan.image, self._board.memory
+        rip = self.registers(vcpu)["rip"] if at is None else 0
+        names = disassembly.names_of(image)
+        if at is None:
+            return disassembly.around(memory.read, names, rip, count, bits)
+        return disassembly.at(memory.read, names, at, count, bits)
 
     def dashboard(self) -> Any:
         """The machine as it is from moment to moment, in a cell, with buttons: see docs/screen.md.

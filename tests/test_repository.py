@@ -25,7 +25,7 @@ COMMITTED_FILE_MAX_BYTES = 1 << 20
 
 CONDA_ONLY = {"pip", "c-compiler", "make"}  # what a system has, or pyproject says in another place
 CONDA_NAMES = {"playwright": "playwright-python"}  # the plain name is another package there, without Python
-PIP_ONLY = {"perfetto"}  # an extra that environment.yml has by pip
+PIP_ONLY = {"capstone", "perfetto"}  # extras that environment.yml has by pip
 
 
 def pyproject() -> dict:
@@ -80,7 +80,7 @@ def test_conda_and_pip_users_get_the_same_ranges() -> None:
     }
     assert python.removeprefix("python=") in SUPPORTED_PYTHONS
     assert [entry for entry in environment["dependencies"] if isinstance(entry, dict)] == [
-        {"pip": ["-e .[emulated,perfetto]"]}
+        {"pip": ["-e .[debug,emulated,perfetto]"]}
     ]
 
 
@@ -154,6 +154,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "trace.recorded": frozenset({"trace.events", "trace.fields"}),
     "native": LEAVES,
     "loader": LEAVES,
+    "disassembly": LEAVES | {"loader"},
     "memory": LEAVES | {"native"},
     "threads": frozenset({"errors", "native"}),
     "owner": LEAVES | {"native", "threads"},
@@ -177,7 +178,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "answers": LEAVES,
     "guest": LEAVES | {"answers", "holds", "native", "board"},
     "terminal": LEAVES | {"native", "board", "virtio"},
-    "machine": PARTS | {"board", "guest", "terminal", "snapshot", "migration"},
+    "machine": PARTS | {"board", "disassembly", "guest", "terminal", "snapshot", "migration"},
     "receiving": WHOLE | {"migration"},
     "saving": PARTS | {"board", "snapshot", "dirty"},
     "snapshot": LEAVES,  # a value: the machine fills it and takes it up again
@@ -325,6 +326,7 @@ def test_importing_labkit_is_light() -> None:
         "click",
         "rich",
         "perfetto",
+        "capstone",
         "google",
         "labkit.widgets",
         "labkit.cli",

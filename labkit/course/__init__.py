@@ -1,6 +1,7 @@
 """Is that right? `course.check("01.who-runs", answer, vm)` looks at an answer to an exercise of the notebooks.
 
 Each notebook has a module here, n00 to n13 by its first two digits, with its EXERCISES; there is no other list.
+`mystery(2)` is a machine with an unnamed bug.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from functools import cache
 from importlib import import_module
 
 from labkit.course.exercise import Exercise
+from labkit.course.mysteries import Mystery, mystery
 from labkit.course.verdict import Verdict
 from labkit.errors import UsageError
 
-__all__ = ["Exercise", "Verdict", "check", "exercises", "find"]
+__all__ = ["Exercise", "Mystery", "Verdict", "check", "exercises", "find", "mystery"]
 
 _MODULE = re.compile(r"n(\d\d)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pkgutil
 from collections.abc import Sequence
 from functools import cache
@@ -13,7 +14,7 @@ from labkit.museum.result import Result, played
 from labkit.museum.specimen import Specimen
 from labkit.virtio.mutations import Mutation
 
-__all__ = ["Result", "Specimen", "find", "mutations", "names", "run"]
+__all__ = ["Result", "Specimen", "find", "mutations", "names", "number_of", "run"]
 
 
 @cache
@@ -47,12 +48,22 @@ def run(name: str, cpu: str = "auto", *, search: bool = True) -> Result:
 
 
 def mutations(wanted: Sequence[str | Mutation]) -> tuple[Mutation, ...]:
-    """What `boot(mutations=...)` names: a specimen's, or a step that is left out, as "v6:PAUSE-without-STOP".
-
-    UsageError: there is none of that name.
+    """What `boot(mutations=...)` names: a specimen's, a step that is left out, as "v6:PAUSE-without-STOP", or either by
+    its number, as "#0c6a3f". UsageError: there is none of that name.
     """
     return tuple(one if isinstance(one, Mutation) else _mutation(one) for one in wanted)
 
 
+def number_of(name: str) -> str:
+    """What stands for a mutation where its name would give it away; a machine of that number tells no more."""
+    return f"#{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
 def _mutation(name: str) -> Mutation:
-    return steps.by_name().get(name) or find(name).mutation
+    return steps.by_name().get(name) or _by_number().get(name) or find(name).mutation
+
+
+@cache
+def _by_number() -> dict[str, Mutation]:
+    known = steps.by_name() | {name: specimen.mutation for name, specimen in _all().items()}
+    return {number_of(name): one._replace(name=number_of(name)) for name, one in known.items()}

@@ -24,6 +24,7 @@ from labkit.races.report import Failure, Replay, Report, switches
 from labkit.races.scenario import Act, Scenario, Step
 from labkit.races.search import Branch, Chance, Depth, search
 from labkit.races.stepper import Stepper
+from labkit.virtio.mutations import Mutation
 
 __all__ = [
     "Act",
@@ -52,7 +53,7 @@ Tell = Callable[[int, int], object]
 def explore(
     scenario: Scenario | str,
     scheduler: str = "dfs",
-    mutations: Sequence[str] = (),
+    mutations: Sequence[str | Mutation] = (),
     limit: int | None = None,
     seed: int = 0,
     executor: Any = None,
@@ -89,7 +90,7 @@ def explore(
     return Report(
         scenario.name,
         scheduler,
-        tuple(mutations),
+        tuple(one if isinstance(one, str) else one.name for one in mutations),
         _cpu(cpu, pool),
         found.schedules,
         seconds,
@@ -136,7 +137,9 @@ def _search(
     return False
 
 
-def replay(scenario: Scenario | str, schedule: str, mutations: Sequence[str] = (), *, cpu: str = "auto") -> Replay:
+def replay(
+    scenario: Scenario | str, schedule: str, mutations: Sequence[str | Mutation] = (), *, cpu: str = "auto"
+) -> Replay:
     """Play one schedule again. UsageError: it is of another scenario, or of another version of it."""
     scenario = _scenario(scenario)
     plan = schedules.decode(scenario, schedule)

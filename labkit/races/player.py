@@ -111,7 +111,7 @@ class Run(NamedTuple):
         return self.taken[:: DECISION.size]
 
 
-def _named(names: Sequence[str]) -> tuple[Mutation, ...]:
+def _named(names: Sequence[str | Mutation]) -> tuple[Mutation, ...]:
     from labkit import museum
 
     return museum.mutations(names) if names else ()
@@ -120,7 +120,7 @@ def _named(names: Sequence[str]) -> tuple[Mutation, ...]:
 class Player:
     """A machine prepared for a scenario. A context manager. UsageError: it cannot be prepared."""
 
-    def __init__(self, scenario: Scenario, mutations: Sequence[str] = (), cpu: str = "auto") -> None:
+    def __init__(self, scenario: Scenario, mutations: Sequence[str | Mutation] = (), cpu: str = "auto") -> None:
         self.scenario = scenario
         wrong = _named(mutations)
         self._late = tuple(one for one in wrong if one.late)

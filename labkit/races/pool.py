@@ -20,6 +20,7 @@ from typing import Any
 from labkit.errors import UsageError
 from labkit.races.player import Choice, Player, Run
 from labkit.races.scenario import Scenario
+from labkit.virtio.mutations import Mutation
 
 MACHINES = {"kvm": 8, "emulated": 2}  # of one process: with more they wait for the GIL
 BATCH_HERE = 8  # schedules for a machine at once, at most
@@ -37,7 +38,7 @@ class Here:
 
     batch = BATCH_HERE
 
-    def __init__(self, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None) -> None:
+    def __init__(self, scenario: Scenario, mutations: Sequence[str | Mutation], cpu: str, machines: int | None) -> None:
         self._first = Player(scenario, mutations, cpu)
         self.cpu = self._first.vm.cpu
         self.workers = machines or MACHINES[self.cpu]
@@ -90,7 +91,7 @@ class Elsewhere:
     batch = BATCH
 
     def __init__(
-        self, executor: Any, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None
+        self, executor: Any, scenario: Scenario, mutations: Sequence[str | Mutation], cpu: str, machines: int | None
     ) -> None:
         if isinstance(executor, ThreadPoolExecutor):
             raise UsageError("executor: threads of this process are what executor=None has; give one with processes")
@@ -115,7 +116,7 @@ class Elsewhere:
 class Processes(Elsewhere):
     """Processes of our own, for one search. They start anew, so that nothing of this process is in them."""
 
-    def __init__(self, scenario: Scenario, mutations: Sequence[str], cpu: str, machines: int | None) -> None:
+    def __init__(self, scenario: Scenario, mutations: Sequence[str | Mutation], cpu: str, machines: int | None) -> None:
         with Player(scenario, mutations, cpu) as first:  # what is wrong with the scenario is heard here
             self.cpu = first.vm.cpu
         context, places = get_context("spawn"), sorted(os.sched_getaffinity(0)) * PROCESSES_PER_CPU[self.cpu]
@@ -138,7 +139,7 @@ def _settle_in(places: Any) -> None:
     gc.freeze()
 
 
-def _pickled(about: tuple[Scenario, tuple[str, ...], str, int | None]) -> bytes:
+def _pickled(about: tuple[Scenario, tuple[str | Mutation, ...], str, int | None]) -> bytes:
     try:
         return pickle.dumps(about)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
