@@ -47,9 +47,8 @@ def dead_links(page: Path) -> Iterator[str]:
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if not target.is_relative_to(ROOT) or not target.exists():
-            yield link
-        elif anchor and target.suffix == ".md" and anchor not in anchors(target):
+        is_there = target.is_relative_to(ROOT) and target.exists()
+        if not is_there or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             yield link
 
 
@@ -76,8 +75,9 @@ def fences(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.guest
+@pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize("page", RECIPES, ids=lambda page: page.stem)
-def test_a_recipe_runs(page: Path, cpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python of a recipe runs from top to bottom, in a folder that has a disk, and a kernel if it builds one."""
     blocks = fences(page, "python")
     if not blocks:
@@ -94,8 +94,9 @@ def test_a_recipe_runs(page: Path, cpu: str, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.guest
+@pytest.mark.usefixtures("cpu")
 @pytest.mark.slow
-def test_the_tests_of_a_recipe_pass(cpu: str, tmp_path: Path) -> None:
+def test_the_tests_of_a_recipe_pass(tmp_path: Path) -> None:
     """What the page on pytest shows is a test file that passes."""
     page = ROOT / "docs" / "howto" / "test_with_pytest.md"
     (tmp_path / "test_page.py").write_text("\n".join(fences(page, "python")))
@@ -120,7 +121,7 @@ def site_tool() -> ModuleType:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_site_is_whole(tmp_path: Path) -> None:
-    """It is made without a warning, each link inside leads somewhere, nothing comes from elsewhere, no solution shows."""
+    """No warning, no dead link inside, nothing that comes from elsewhere, and no solution."""
     pytest.importorskip("sphinx", reason="the site needs the extra `docs`")
     site, tool = tmp_path / "site", site_tool()
     assert tool.build(site) == ""

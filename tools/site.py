@@ -1,4 +1,4 @@
-"""Does every page of the site come out, and does every link on it lead somewhere? `make docs`: Sphinx, and a look at that.
+"""Does every page of the site come out, and does every link on it lead somewhere? `make docs`: Sphinx, then a look.
 
     python tools/site.py build/site
 
@@ -20,7 +20,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # what a browser fetches itself
+# What a browser fetches by itself: element → attribute.
+LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 
 
 class Page(HTMLParser):

@@ -48,12 +48,12 @@ def _list(text: str, item: re.Pattern[str]) -> str:
     return "\n".join(bullets)
 
 
-def process(app: Any, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+def process(_app: object, what: str, _name: str, _thing: object, _options: object, lines: list[str]) -> None:
     """Told by Sphinx of each docstring."""
     lines[:] = rewrite(what, "\n".join(lines).strip("\n")).split("\n")
 
 
-def say_which(app: Any, doctree: Any) -> None:
+def say_which(_app: object, doctree: Any) -> None:
     """Say which type is meant where two have the name, so that no link leads to the other."""
     for node in doctree.findall(lambda node: node.tagname == "pending_xref"):
         meant = MEANT.get((node.get("py:module"), node.get("reftarget")))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-import notebooks
+import stored
 
 from labkit import rules
 from labkit.cli import main
@@ -111,7 +111,7 @@ def as_table(diagram: str) -> str:
     return rules.Listing("", ("owner", "by"), tuple(rows)).markdown()
 
 
-def add(app: Any, page: str, source: list[str]) -> None:
+def add(_app: object, page: str, source: list[str]) -> None:
     """Put it in, while Sphinx reads a page."""
     if page == ROOT_PAGE:
         source[0] += "\n\n" + contents()
@@ -121,7 +121,7 @@ def add(app: Any, page: str, source: list[str]) -> None:
         source[0] += "\n\n" + docstrings(source[0])
     elif page.startswith("notebooks/"):
         number = page.removeprefix("notebooks/").split("_")[0]
-        source[0] = notebooks.page(source[0], number, as_table)
+        source[0] = stored.page(source[0], number, as_table)
     else:
         source[0] = MERMAID.sub(lambda fence: as_table(fence[1]), source[0])
 
