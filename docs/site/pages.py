@@ -107,7 +107,7 @@ def helps(command: click.Command, name: str, parent: click.Context | None) -> It
 
 def as_table(diagram: str) -> str:
     """A state diagram of the rules as a table: the site needs no program to draw it, in the browser or before."""
-    rows = [(f"*{a}* → *{b}*", why.replace("<br/>", ", ")) for a, b, why in MOVE.findall(diagram)]
+    rows = [(f"*{a}*&nbsp;→&nbsp;*{b}*", why.replace("<br/>", ", ")) for a, b, why in MOVE.findall(diagram)]
     return rules.Listing("", ("owner", "by"), tuple(rows)).markdown()
 
 
