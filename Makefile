@@ -19,7 +19,8 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab install test check fuzz format asan fidelity museum notebooks student screenshots bench lock clean FORCE
+.PHONY: help lab install test check fuzz format asan fidelity museum docs notebooks student screenshots bench lock clean \
+	FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -122,6 +123,9 @@ fidelity: install  ## hold rules, checklist and QEMU to the tests, then write do
 museum: install  ## play every specimen of the museum, print the table, and write docs/museum.md
 	@LABKIT_CPU=$${LABKIT_CPU:-emulated} $(BIN)/python tools/museum.py
 
+docs: install  ## the site of pages, notebooks and docstrings, in build/site; a warning or a dead link is an error
+	@$(BIN)/python tools/site.py build/site
+
 notebooks: install  ## run the notebooks on KVM and store what they show (after a change that shows)
 	@LABKIT_CPU=kvm $(BIN)/python -W ignore tools/store_notebooks.py $(NOTEBOOKS)
 
@@ -140,7 +144,7 @@ EVERYWHERE := implementation_name == 'cpython' and platform_machine == 'x86_64'
 lock:  ## write requirements.lock anew from pyproject.toml, with the newest versions that fit
 	@"$(PYTHON)" -m venv build/lock && build/lock/bin/python -m pip -qq install uv==$(UV_VERSION)
 	@printf 'pip\nsetuptools\n' > build/lock/tools.txt
-	@build/lock/bin/uv --quiet pip compile --upgrade --universal --python-version 3.11 --extra dev --extra emulated \
+	@build/lock/bin/uv --quiet pip compile --upgrade --universal --python-version 3.11 --extra dev --extra docs --extra emulated \
 		--generate-hashes --no-header --no-annotate --no-emit-index-url -o build/lock/requirements.txt pyproject.toml build/lock/tools.txt
 	@{ echo "# Everything that make installs into .venv, for CPython 3.11 to 3.13 on x86-64 Linux. Written by make lock."; \
 	sed -e "s/ and platform_python_implementation != 'PyPy'//" -e "s/ and sys_platform == 'linux'//" \

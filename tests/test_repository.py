@@ -87,8 +87,8 @@ def test_conda_and_pip_users_get_the_same_ranges() -> None:
 @pytest.mark.parametrize("python", SUPPORTED_PYTHONS)
 def test_the_lock_covers_every_dependency(python: str) -> None:
     """Each dependency of pyproject.toml, build tools too, is locked to one version inside its range."""
-    emulated = pyproject()["project"]["optional-dependencies"]["emulated"]
-    texts = [*run_and_develop(), *emulated, *pyproject()["build-system"]["requires"], "pip"]
+    extras = pyproject()["project"]["optional-dependencies"]
+    texts = [*run_and_develop(), *extras["emulated"], *extras["docs"], *pyproject()["build-system"]["requires"], "pip"]
     wanted = [Requirement(text) for text in texts]
     locked = locked_versions(python)
     for requirement in wanted:
