@@ -707,13 +707,13 @@ function conversation(model, page, changed) {
 function askedLine() {
   const [code, outcome, text, counts] = [make("code"), badge("asked"), make("span"), make("span", { class: "dim" })];
   const node = make("p", { class: "asked", "aria-label": "last request" }, code, outcome.node, text, counts);
-  const update = (asked, waiting) => {
+  const update = (asked, waiting, alerted) => {
     const { done = 0, code: what = "", outcome: how = "", text: said = "" } = asked;
     const machine = asked.waiting ?? 0;
     put(code, what), outcome.update(how), put(text, how === "failed" ? "" : said);
     const words = [done && `${done} carried out`, machine && `${machine} wait for the machine`, waiting && `${waiting} wait for the kernel`];
     put(counts, words.filter(Boolean).join(", "));
-    show(node, what || waiting || machine);
+    show(node, waiting || machine || (what && !alerted));
   };
   return { node, update };
 }
@@ -755,11 +755,10 @@ function render({ model, el }) {
     } catch (error) {
       broken = `This frame could not be drawn: ${error.message}`;
     }
-    asked.update(last, waiting);
     const failed = last.outcome === "failed" ? `${last.code ?? ""} failed: ${last.text ?? ""}` : "";
     const wrong = gone ? GONE : silent ? SILENT : broken || complaint || failed;
     show(alert, wrong), put(alert, wrong);
-    if (wrong && wrong === failed) show(asked.node, false); // it is said already
+    asked.update(last, waiting, failed && wrong === failed);
     announce(scene.announce);
   }
 
