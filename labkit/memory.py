@@ -30,7 +30,6 @@ class GuestMemory:
         if self.native == ffi.NULL:
             os.close(self.fd)
             raise HostError("mmap(guest RAM)", ffi.errno, f"{mib} MiB of guest memory")
-        self._bytes: Any = ffi.buffer(self.native.memory.host, self.size_bytes)  # while it is open
 
     @property
     def is_open(self) -> bool:
@@ -52,10 +51,10 @@ class GuestMemory:
 
     def read(self, gpa: int, size: int) -> bytes:
         """`size` bytes from guest-physical `gpa`. UsageError outside RAM."""
-        self.open_native()
-        if not (0 <= gpa <= gpa + size <= self.size_bytes):
+        memory = self.open_native().memory
+        if not (0 <= gpa <= gpa + size <= memory.bytes):
             raise self._outside(gpa, size)
-        found: bytes = self._bytes[gpa : gpa + size]
+        found: bytes = ffi.buffer(memory.host + gpa, size)[:]
         return found
 
     def contents(self) -> bytes:
@@ -92,7 +91,6 @@ class GuestMemory:
     def close(self) -> None:
         """Unmap and close; idempotent."""
         if self.native is not None:
-            self._bytes = None
             lib.lk_machine_free(self.native)
             self.native = None
             os.close(self.fd)

@@ -40,6 +40,7 @@ CONTENTS = {
         "reference/races",
         "reference/museum",
         "reference/widgets",
+        "reference/course",
         "reference/numbers",
         "reference/shell",
     ],
@@ -51,11 +52,13 @@ CONTENTS = {
         "migration",
         "trace",
         "screen",
+        "ipython",
+        "pytest",
         "fidelity",
         "performance",
         "/guests/README",
     ],
-    "Teaching": ["teaching", "glossary"],
+    "Teaching": ["course", "teaching", "glossary"],
     "The project": ["/README", "install", "/CONTRIBUTING", "/CHANGELOG"],
 }
 ROOT_PAGE = "docs/index"
