@@ -39,7 +39,7 @@ class Stand(NamedTuple):
     next: str
 
 
-class Verdict(NamedTuple):
+class Judged(NamedTuple):
     """An invariant: what it means that it is broken; "open", "holds" or "broken"; and what was seen if it is."""
 
     name: str
@@ -59,7 +59,7 @@ class Moment(NamedTuple):
     rest: bytes
     decisions: tuple[Decided, ...]
     actors: tuple[Stand, ...]
-    invariants: tuple[Verdict, ...]
+    invariants: tuple[Judged, ...]
     events: tuple[Event, ...]
     over: bool
     outcome: str
@@ -83,7 +83,7 @@ def at(player: Player, plan: bytes) -> Moment:
         run.actors[count:],
         _decided(player.scenario, taken[:count], events),
         _stands(player.scenario, end.places, taken[:count], 0 if over else taken[count].enabled),
-        _verdicts(player, run, over=over),
+        _judged(player, run, over=over),
         events,
         over,
         run.outcome.name.lower() if over else "",
@@ -148,12 +148,12 @@ def _stand(scenario: Scenario, actor: int, place: tuple[int, int], begun: int, *
     return Stand(gates.name_of(actor), can, stands, program[begun] if begun < len(program) else "")
 
 
-def _verdicts(player: Player, run: Run, *, over: bool) -> tuple[Verdict, ...]:
+def _judged(player: Player, run: Run, *, over: bool) -> tuple[Judged, ...]:
     """Of a schedule that has ended; one that ended badly is judged by those only that hold always."""
     judged = () if not over else player.judges if run.outcome is Outcome.DONE else ALWAYS
     seen = {one.invariant: one.seen for one in run.broken} if over else {}
     return tuple(
-        Verdict(
+        Judged(
             one.name,
             one.broken,
             BROKEN if one.name in seen else HOLDS if one in judged else OPEN,

@@ -17,7 +17,7 @@ from labkit.races.player import Player
 from labkit.trace import gates
 
 if TYPE_CHECKING:
-    from labkit.races.moment import Decided, Moment, Stand, Verdict
+    from labkit.races.moment import Decided, Judged, Moment, Stand
     from labkit.races.report import Report
     from labkit.races.scenario import Scenario
     from labkit.trace.events import Event
@@ -67,7 +67,7 @@ class Stepper:
         return self._moment.decisions
 
     @property
-    def invariants(self) -> tuple[Verdict, ...]:
+    def invariants(self) -> tuple[Judged, ...]:
         """Each one's state: "open" until the schedule has ended, then "holds" or "broken"."""
         return self._moment.invariants
 
