@@ -11,7 +11,7 @@ from rulebook import Boot
 
 import labkit
 from labkit import course, museum, races
-from labkit.course.mysteries import MYSTERIES
+from labkit.course.mysteries import MYSTERIES, Mystery
 from labkit.museum import steps
 from labkit.races import stepper
 
@@ -20,7 +20,7 @@ PAUSE_STOPS = "merged:PAUSE-without-STOP"
 SUSPECTS = {3: {"vcpu0", "backend"}, 4: {"vcpu0", "iothread"}, 5: {"vcpu0"}}
 
 
-def searched(one: course.Mystery) -> str:
+def searched(one: Mystery) -> str:
     """The first schedule that breaks it."""
     return one.explore(until_broken=True, machines=1).failures[0].schedule
 
@@ -87,7 +87,7 @@ def test_a_search_is_a_witness(cpu: str, number: int) -> None:  # noqa: ARG001
     assert course.check(WITNESS, searched, course.mystery(number))
 
 
-def harmless(one: course.Mystery) -> str:
+def harmless(one: Mystery) -> str:
     """A schedule that ends well."""
     with stepper(one.scenario, [one.wrong]) as by_hand:
         for actor in ("vcpu0", "vcpu0", "iothread", "iothread", "iothread", "iothread", "iothread", "iothread"):
@@ -108,7 +108,7 @@ def harmless(one: course.Mystery) -> str:
     ],
     ids=["report", "failure", "invariant", "another's", "old", "harmless"],
 )
-def test_no_witness(cpu: str, function: Callable[[course.Mystery], object]) -> None:  # noqa: ARG001
+def test_no_witness(cpu: str, function: Callable[[Mystery], object]) -> None:  # noqa: ARG001
     """A report, a failure, an invariant's name, a schedule of another, of another version, one that breaks nothing."""
     wrong(course.check(WITNESS, function, course.mystery(2)), searched(course.mystery(2)))
 
