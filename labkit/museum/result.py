@@ -18,7 +18,6 @@ class Result(NamedTuple):
     """
 
     specimen: Specimen
-    cpu: str
     forced: Replay
     searched: Report | None = None
     without: Report | None = None
@@ -27,6 +26,11 @@ class Result(NamedTuple):
     def name(self) -> str:
         """Of the specimen."""
         return self.specimen.name
+
+    @property
+    def cpu(self) -> str:
+        """Who ran the guest."""
+        return self.forced.cpu
 
     @property
     def broken(self) -> list[str]:
@@ -111,6 +115,6 @@ def played(specimen: Specimen, cpu: str, *, search: bool) -> Result:
     wrong = (specimen.mutation.name,)
     forced = replay(specimen.scenario, specimen.order, wrong, cpu=cpu)
     if not search:
-        return Result(specimen, cpu, forced)
+        return Result(specimen, forced)
     searched = explore(specimen.scenario, "dfs", wrong, FOUND_WITHIN, cpu=cpu)
-    return Result(specimen, searched.cpu, forced, searched, explore(specimen.scenario, cpu=cpu))
+    return Result(specimen, forced, searched, explore(specimen.scenario, cpu=cpu))

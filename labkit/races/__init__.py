@@ -146,9 +146,10 @@ def replay(
     with Player(scenario, mutations, cpu) as player:
         run = player.play(Choice(plan=plan))
         events = [one for one in player.vm.trace.events(since=run.first_event) if one.seq <= run.last_event]
+        ran_on = player.vm.cpu
     broken = tuple(one.invariant for one in run.broken)
     stacks = next((one.stacks for one in run.broken), "")
-    return Replay(scenario.name, schedules.encode(scenario, run.actors), broken, tuple(events), stacks)
+    return Replay(scenario.name, schedules.encode(scenario, run.actors), broken, tuple(events), ran_on, stacks)
 
 
 def stepper(scenario: Scenario | str, mutations: Sequence[str] = (), *, cpu: str = "auto") -> Stepper:

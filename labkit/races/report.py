@@ -80,6 +80,7 @@ class Replay(NamedTuple):
     schedule: str
     broken: tuple[str, ...]
     events: tuple[Event, ...]
+    cpu: str  # who ran the guest
     stacks: str = ""  # as a Failure has them
 
     def __repr__(self) -> str:
