@@ -33,7 +33,9 @@ def searched(name: str) -> Result:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_forced_order_breaks_its_invariant(name: str, cpu: str) -> None:
     """With its mutation a specimen breaks what it is about, on the first try."""
-    assert museum.find(name).invariant.name in museum.run(name, cpu, search=False).broken
+    result = museum.run(name, cpu, search=False)
+    assert museum.find(name).invariant.name in result.broken
+    assert result.cpu == cpu
 
 
 @pytest.mark.guest
@@ -137,6 +139,19 @@ def test_an_unknown_specimen_is_the_callers_mistake() -> None:
     refused = CliRunner().invoke(cli.main, ["museum", "run", "no-such-bug"])
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "no-such-bug" in refused.stderr
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mutation_boots_with_any_disk_or_says_why_not(boot: Callable[..., labkit.Machine], name: str) -> None:
+    """A bug of one kind of device is not another's: the caller is told, and nothing is left of the machine."""
+    if name == "reentrant-start":
+        with pytest.raises(
+            labkit.UsageError, match=r"boot\(labkit.museum.reentrant_start.DataPlane\(\), ...\), not 'blk'"
+        ):
+            boot("blk", mutations=[name])
+    else:
+        assert boot("blk", mutations=[name], bring_up=False).state == "running"
 
 
 def test_a_machine_shows_the_museum_as_cards(boot: Callable[..., labkit.Machine]) -> None:

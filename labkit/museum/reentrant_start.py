@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from labkit.errors import UsageError
 from labkit.museum.mixed import MixedIntoEngine
 from labkit.museum.specimen import Specimen
 from labkit.native import lib
@@ -37,7 +38,13 @@ class SaysStartedLast(MixedIntoEngine):
 
     def __init__(self, transport: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(transport, *arguments, **options)
-        transport.model.device.before = self._handles
+        device = getattr(transport.model, "device", None)
+        if not isinstance(device, DataPlane):
+            raise UsageError(
+                f"reentrant-start is the bug of a device that starts itself: boot({__name__}.DataPlane(), ...), "
+                f"not {transport.model.name!r}"
+            )
+        device.before = self._handles
 
     def _start(self, rule: int, cause: Cause) -> None:
         was_started = self.started

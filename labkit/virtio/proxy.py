@@ -79,7 +79,6 @@ class Proxy(PciFunction, ProxyLook):
         self.config_vector = NO_VECTOR
         self.notify_base = 0
         self._told_command = self._told_msix = 0
-        self.msix = Msix(self, model.vectors, native, cpu)
         self.faults = Faults(cpu, feed)
         for index, num in enumerate(model.queue_sizes):
             native.vq[index].num = num
@@ -100,6 +99,7 @@ class Proxy(PciFunction, ProxyLook):
         self.backend = worker(native, self.notifiers, f"{name}-backend")
         self.queues = [Queue(native, index, self.notifiers, memory) for index in range(len(model.queue_sizes))]
         self.add_bar(Bar(0, _power_of_two(CONFIG_MSIX + len(model.config())), io=True, handler=_Registers(self)))
+        self.msix = Msix(self, model.vectors, native, cpu)  # has fds: what may fail, a user's device too, is done
         self.add_bar(Bar(NUMBERS["MSIX_BAR"], MSIX_BAR_BYTES, io=False, handler=self.msix))
         self._heed_command()
 
