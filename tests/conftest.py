@@ -128,6 +128,23 @@ def boot(leaves_nothing: None, cpu: str) -> Iterator[Callable[..., labkit.Machin
 
 
 @pytest.fixture
+def shown(boot: Callable[..., labkit.Machine]) -> Iterator[Callable[..., tuple[labkit.Machine, Any]]]:
+    """Boot a machine and show it on a dashboard; what was clicked has ended when the test is over."""
+    screens: list[Any] = []
+
+    def show(**options: Any) -> tuple[labkit.Machine, Any]:
+        vm = boot(**options)
+        screens.append(vm.dashboard())
+        return vm, screens[-1]
+
+    yield show
+    for screen in screens:
+        screen.stop()
+        screen._hand.idle(30)
+        screen.close()
+
+
+@pytest.fixture
 def listen(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Listen on a unix socket of the test's own, or where it says; every machine that comes is closed at the end."""
     arrivals: list[Any] = []

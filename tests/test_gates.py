@@ -26,6 +26,18 @@ def asked(vm: labkit.Machine) -> None:
     vm.guest.publish()
 
 
+def bring_to(vm: labkit.Machine, actor: str, gate: str) -> None:
+    """It is held there, in the middle of what it is there for: a kick, a register write, a pause."""
+    vm.hold(actor, gate)
+    asked(vm)
+    if actor == "iothread":
+        vm.guest.kick()
+    else:
+        with pytest.raises(UsageError, match="held"):
+            vm.guest.clear_driver_ok() if actor == "vcpu0" else vm.pause()
+    assert vm.gates.wait(actor, WAIT_S) is not None
+
+
 def settle(vm: labkit.Machine) -> None:
     """The kick of the start was served: nothing is pending, and nobody is at it."""
     while vm.proxy.queues[0].notifier.pending:
@@ -206,14 +218,7 @@ def test_a_held_machine_is_seen_and_looked_at(vm: labkit.Machine) -> None:
 @pytest.mark.parametrize(("actor", "gate"), [("iothread", "queue-notify"), ("vcpu0", "before-deassign")])
 def test_a_hold_in_the_way_is_lifted_for_a_command_and_armed_again(vm: labkit.Machine, actor: str, gate: str) -> None:
     """Who has the big lock, and a vCPU that is to come out of the guest."""
-    vm.hold(actor, gate)
-    asked(vm)
-    if actor == "iothread":
-        vm.guest.kick()
-    else:
-        with pytest.raises(UsageError, match="held"):
-            vm.guest.clear_driver_ok()
-    assert vm.gates.wait(actor, WAIT_S) is not None
+    bring_to(vm, actor, gate)
     vm.pause()
     assert vm.state == "paused"
     assert list(vm.gates) == []
@@ -237,14 +242,7 @@ def test_a_command_that_is_held_itself_gives_the_cell_back(vm: labkit.Machine) -
 )
 def test_a_held_machine_can_be_closed(vm: labkit.Machine, actor: str, gate: str) -> None:
     """Whoever is held, and whatever he has; nothing is left (the fixture looks)."""
-    vm.hold(actor, gate)
-    asked(vm)
-    if actor == "iothread":
-        vm.guest.kick()
-    else:
-        with pytest.raises(UsageError, match="held"):
-            vm.guest.clear_driver_ok() if actor == "vcpu0" else vm.pause()
-    assert vm.gates.wait(actor, WAIT_S) is not None
+    bring_to(vm, actor, gate)
     vm.close()
     assert vm.state == "closed"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,31 +12,22 @@ from screens import click, outcome, seen
 
 import labkit
 from labkit.virtio.notifier import REVISIONS
-from labkit.widgets import actions
+from labkit.widgets import actions, stepper
 from labkit.widgets.hand import WAITING_MOST, Lane
 
 Boot = Callable[..., labkit.Machine]
 Shown = Callable[..., tuple[labkit.Machine, Any]]
 
 
-@pytest.fixture
-def shown(boot: Boot) -> Iterator[Shown]:
-    """A machine and its dashboard, which is closed at the end."""
-    screens: list[Any] = []
-
-    def show(**options: Any) -> tuple[labkit.Machine, Any]:
-        vm = boot(**options)
-        screens.append(vm.dashboard())
-        return vm, screens[-1]
-
-    yield show
-    for screen in screens:
-        screen._hand.stop()
-        screen._hand.idle(30)
-        screen.close()
-
-
 # -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_text_of_a_page_is_carried_out(boot: Boot) -> None:
+    """It fills in whole numbers and words of a list; what takes a text has a function of its own."""
+    kinds = {name: field["kind"] for name, field in actions.fields(boot()._board).items()}
+    filled_in = {kinds[name] for action in actions.TABLE if action.do is None for name in action.fields}
+    assert filled_in == {"int", "choice"}
+    assert [action.id for action in stepper.TABLE if action.fields and action.do is None] == []
 
 
 @pytest.mark.parametrize("action", actions.TABLE, ids=lambda action: action.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,21 +30,6 @@ class Page:
         """Nothing is ever new."""
         self.looked.release()
         return False
-
-
-@pytest.fixture
-def shown(boot: Boot) -> Iterator[Callable[..., tuple[labkit.Machine, Any]]]:
-    """A machine and its dashboard, which is closed at the end."""
-    screens: list[Any] = []
-
-    def show(**options: Any) -> tuple[labkit.Machine, Any]:
-        vm = boot(**options)
-        screens.append(vm.dashboard())
-        return vm, screens[-1]
-
-    yield show
-    for screen in screens:
-        screen.close()
 
 
 # -- the thread --------------------------------------------------------------------------------------------------------
