@@ -1,6 +1,6 @@
 """The C core: everything that runs per kick, without Python and without the GIL. See core.h and decl/*.h.
 
-Where it was not built, every module imports all the same: rules, errors and recordings need no core. What does need it
+Where it was not built, `import labkit` works all the same: rules, errors and recordings need no core. What does need it
 gets a HostError as soon as it calls the core or counts with one of its numbers.
 """
 
