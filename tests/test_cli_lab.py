@@ -146,6 +146,17 @@ def test_a_folder_that_cannot_be(course: Course, tmp_path: Path) -> None:
         copy_course(tmp_path / "course")
 
 
+def test_no_link_leads_out_of_the_folder(tmp_path: Path) -> None:
+    """There is no labkit above it: what is there is named by its path in labkit, and the notebooks are linked."""
+    assert copies.alone(b"see [rings](../docs/a.md), [`docs/b.md`](../docs/b.md), [01](01_one.ipynb)") == (
+        b"see rings (`docs/a.md`), `docs/b.md`, [01](01_one.ipynb)"
+    )
+    copy_course(tmp_path)
+    texts = {path.name: path.read_text() for path in tmp_path.glob("*.ipynb")}
+    assert [name for name, text in texts.items() if "](../" in text] == []
+    assert "`docs/screen.md`" in texts[NOTEBOOKS[0].name] and "](01_one_kick.ipynb)" in texts[NOTEBOOKS[0].name]
+
+
 # -- labkit lab --------------------------------------------------------------------------------------------------------
 
 

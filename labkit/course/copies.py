@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from labkit.errors import UsageError
 from labkit.files import write_whole
 
 MANIFEST = ".labkit-course.json"
+LEADS_OUT = re.compile(r"\[([^\]\n]+)\]\(\.\./([^)\s]+)\)")  # a link to what is above the notebooks
 WRITTEN, RENEWED, SAME, YOURS, BESIDE = "written", "renewed", "same", "yours", "beside"
 SAYS = {
     WRITTEN: "{name}",
@@ -51,10 +53,20 @@ def copy_course(folder: str | os.PathLike[str]) -> list[Copy]:
     except OSError as error:
         raise UsageError(f"folder {place}: {error.strerror}") from error
     written = _read_manifest(place / MANIFEST)
-    copies = [_copy(place, name, content, written) for name, content in course.items()]
+    copies = [_copy(place, name, alone(content), written) for name, content in course.items()]
     text = json.dumps(written, indent=1, sort_keys=True) + "\n"
     write_whole(place / MANIFEST, "the list of what was copied", text.encode())
     return copies
+
+
+def alone(content: bytes) -> bytes:
+    """A notebook for a folder that has no labkit above it: what leads there is named, and not linked."""
+
+    def named(link: re.Match[str]) -> str:
+        text, target = link[1], link[2]
+        return f"`{target}`" if text.strip("`") == target else f"{text} (`{target}`)"
+
+    return LEADS_OUT.sub(named, content.decode()).encode()
 
 
 def _copy(place: Path, name: str, content: bytes, written: dict[str, str]) -> Copy:
